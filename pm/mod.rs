@@ -1,0 +1,4 @@
+//! The path managers that come with the daemon, one file each; a feature `pm-NAME` compiles one in.
+
+#[cfg(feature = "pm-addr_adv")]
+mod addr_adv;

@@ -1,0 +1,16 @@
+//! `mptcpd`: decides which paths Multipath TCP connections use on a Linux host.
+
+extern crate self as mptcpd;
+
+pub mod plugin;
+pub mod settings;
+pub mod types;
+
+#[path = "../pm/mod.rs"]
+mod pm;
+
+/// Runs the daemon and says with which code the process is to end.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}
