@@ -1,0 +1,88 @@
+//! What must be true of the kernel and of this process before anything else: Multipath TCP is there and
+//! on, the daemon may manage it, and it is the only one in its network namespace.
+
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::{fs, io};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, ipproto, socket_with, sockopt};
+use slog::{Logger, warn};
+
+use crate::exit::{Code, Fatal};
+
+/// Name of the abstract socket that only one process in a network namespace can have.
+const INSTANCE: &str = "mptcpd";
+
+/// Checks that a Multipath TCP socket can be made in this network namespace.
+pub(super) fn has_mptcp() -> Result<(), Fatal> {
+    let (stream, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+    let unavailable = |message: &str| Err(Fatal::new(Code::Unavailable, message));
+    match socket_with(AddressFamily::INET, stream, flags, Some(ipproto::MPTCP)) {
+        // net/mptcp/protocol.c, `mptcp_init_sock`: ENOPROTOOPT while net.mptcp.enabled is 0.
+        Err(Errno::NOPROTOOPT) => unavailable(
+            "multipath tcp is switched off in this network namespace: switch it on with `sysctl -w net.mptcp.enabled=1`",
+        ),
+        Err(Errno::PROTONOSUPPORT | Errno::INVAL) => {
+            unavailable("this kernel has no multipath tcp: use one built with CONFIG_MPTCP (Linux 5.12 or later)")
+        }
+        // Whatever else may keep a socket from being made does not concern the daemon, which makes none.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Says, once, when new connections are not under the kernel's own path manager.
+pub(super) fn check_path_manager(log: &Logger) {
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/net/mptcp/{name}")).ok();
+    let (sysctl, value, remedy) = match (read("path_manager"), read("pm_type")) {
+        (Some(value), _) => ("path_manager", value, "kernel"),
+        (None, Some(value)) => ("pm_type", value, "0"),
+        (None, None) => return,
+    };
+    let value = value.trim();
+    if value != remedy {
+        warn!(
+            log,
+            "net.mptcp.{} is \"{}\": endpoints have no effect on connections made under it; \
+             set it with `sysctl -w net.mptcp.{}={}`",
+            sysctl,
+            value,
+            sysctl,
+            remedy
+        );
+    }
+}
+
+/// Makes this process the one daemon of its network namespace for as long as the result lives.
+pub(super) fn only_instance() -> Result<UnixListener, Fatal> {
+    let address = SocketAddr::from_abstract_name(INSTANCE)
+        .map_err(|error| Fatal::new(Code::Failure, format!("cannot name the instance socket: {error}")))?;
+    let failed =
+        |error: io::Error| Fatal::new(Code::Failure, format!("cannot bind abstract socket {INSTANCE}: {error}"));
+    match UnixListener::bind_addr(&address) {
+        Ok(listener) => {
+            listener.set_nonblocking(true).map_err(failed)?;
+            Ok(listener)
+        }
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(Fatal::new(Code::Failure, already_running())),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn already_running() -> String {
+    let who = match holder() {
+        Ok((pid, uid)) => format!("process {pid} of uid {uid}"),
+        Err(error) => format!("a process that does not tell ({error})"),
+    };
+    format!("another mptcpd manages this network namespace: {who}; stop it first")
+}
+
+/// Process and user that listen on the instance socket; does not wait, even if nobody accepts there.
+fn holder() -> io::Result<(i32, u32)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(INSTANCE.as_bytes())?)?;
+    let credentials = sockopt::socket_peercred(&socket)?;
+    Ok((credentials.pid.as_raw_nonzero().get(), credentials.uid.as_raw()))
+}

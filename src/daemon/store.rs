@@ -1,0 +1,129 @@
+//! Where the state file is, and reading and replacing it. A directory that is missing or not writable
+//! costs what an earlier or later run knows, and is said once.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use slog::{Logger, debug, info};
+
+use crate::state_file::{self, SavedState, Scope};
+
+/// Larger than any state file that the daemon writes.
+const LARGEST: u64 = 256 * 1024;
+
+/// The state file of this network namespace.
+pub(super) struct Store {
+    place: Option<Place>,
+    told: bool,
+    log: Logger,
+}
+
+struct Place {
+    scope: Scope,
+    file: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Store {
+    /// Finds the place: `$RUNTIME_DIRECTORY`, else the directory that was built in.
+    pub(super) fn find(log: &Logger) -> Self {
+        let log = log.clone();
+        match place() {
+            Ok(place) => Self { place: Some(place), told: false, log },
+            Err(error) => {
+                info!(log, "no state file: cannot tell boot and network namespace apart: {}", error);
+                Self { place: None, told: true, log }
+            }
+        }
+    }
+
+    /// Tells another log from now on.
+    pub(super) fn log_to(&mut self, log: &Logger) {
+        self.log = log.clone();
+    }
+
+    /// What an earlier run in this boot and network namespace left.
+    pub(super) fn load(&mut self) -> SavedState {
+        let Some(place) = &self.place else { return SavedState::default() };
+        match read(&place.file) {
+            Ok(text) => state_file::decode(&place.scope, &text).unwrap_or_else(|error| {
+                info!(self.log, "state file {} is ignored: {}", place.file.display(), error);
+                SavedState::default()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => SavedState::default(),
+            Err(error) => {
+                info!(self.log, "state file {} is ignored: {}", place.file.display(), error);
+                SavedState::default()
+            }
+        }
+    }
+
+    /// Replaces it.
+    pub(super) fn save(&mut self, state: &SavedState) {
+        let Some(place) = &self.place else { return };
+        match replace(place, &state_file::encode(&place.scope, state)) {
+            Ok(()) => self.told = false,
+            Err(error) if !self.told => {
+                self.told = true;
+                info!(
+                    self.log,
+                    "cannot write state file {}: {}; a restart after a crash will not know which endpoints are its own",
+                    place.file.display(),
+                    error
+                );
+            }
+            Err(error) => debug!(self.log, "cannot write state file: {}", error),
+        }
+    }
+}
+
+fn place() -> io::Result<Place> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    let namespace = fs::metadata("/proc/thread-self/ns/net")?;
+    let namespace = (namespace.dev(), namespace.ino());
+    let directory = directory();
+    let name = format!("state-{}", namespace.1);
+    let temporary = directory.join(format!("{name}.new"));
+    Ok(Place { scope: Scope { boot, namespace }, file: directory.join(name), temporary })
+}
+
+fn directory() -> PathBuf {
+    let given = std::env::var_os("RUNTIME_DIRECTORY").filter(|value| !value.is_empty());
+    // A service manager may give several, separated by colons.
+    let first = given.and_then(|value| std::env::split_paths(&value).next());
+    first.unwrap_or_else(|| Path::new(env!("MPTCPD_RUNSTATEDIR")).join("mptcpd"))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(LARGEST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn replace(place: &Place, text: &str) -> io::Result<()> {
+    let mut file = match create(&place.temporary) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Nobody made the directory: the daemon may run by hand.
+            let directory = place.file.parent().unwrap_or(Path::new("/"));
+            fs::DirBuilder::new().mode(0o755).create(directory)?;
+            create(&place.temporary)?
+        }
+        other => other?,
+    };
+    file.write_all(text.as_bytes())?;
+    drop(file);
+    fs::rename(&place.temporary, &place.file)
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
+}

@@ -1,0 +1,489 @@
+//! Decides, and only decides: inputs are applied to what is known of the host, then what the path
+//! managers want is compared with what the kernel has, and the difference goes out as requests.
+//!
+//! Pure: time comes in with every call, requests and notes go out through a queue, and nothing here
+//! knows sockets, files or bytes. Events are never translated one by one: they mark state as dirty.
+
+mod endpoints;
+mod ids;
+mod note;
+mod retry;
+mod routes;
+#[cfg(test)]
+mod simulation;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use self::endpoints::Endpoints;
+pub(crate) use self::note::{Note, Severity};
+use self::retry::Backoff;
+use self::routes::Routes;
+use crate::command::{PmCommand, Request, RouteQuestion};
+use crate::event::{Endpoint, Limits, NetworkEvent, RouteAnswer};
+use crate::network::{Change, Network};
+use crate::plugin::{LocalAddress, PathManager, View};
+use crate::rules::Rules;
+use crate::state_file::SavedState;
+use crate::types::IfIndex;
+use crate::wire::Refusal;
+
+/// Names a request; its answers carry the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ticket(pub(crate) u32);
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input<'a> {
+    /// The host's network changed; `dumped`: or rather, this is how it is.
+    Network { event: NetworkEvent<'a>, dumped: bool },
+    /// Part of an answer.
+    Answer(Ticket, Answer),
+    /// A request is done; no more answers follow.
+    End(Ticket, Result<(), Failure<'a>>),
+    /// Messages about the network were lost.
+    NetworkLost,
+    /// Answers of the kernel's path manager were lost.
+    AnswersLost,
+    /// The process or the machine slept, for all one knows.
+    Resumed,
+    /// The configuration is another now.
+    Configure(Policy),
+    /// Finish; `remove`: taking away what is ours.
+    Stop { remove: bool },
+}
+
+/// Part of an answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Endpoint(Endpoint),
+    Limits(Limits),
+    Route(RouteAnswer),
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure<'a> {
+    /// The kernel says why.
+    Refused(Refusal<'a>),
+    /// The state changed while it was dumped.
+    Interrupted,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Send a request.
+    Send(Ticket, Request),
+    /// Tell the log.
+    Log(Note),
+    /// For the first time, all is as it should be.
+    Ready,
+    /// Stopping is complete: the process may end.
+    Done,
+}
+
+/// What the configuration asks for.
+pub(crate) struct Policy {
+    pub(crate) rules: Rules,
+    /// The path managers loaded, by priority.
+    pub(crate) managers: Vec<Box<dyn PathManager>>,
+    /// Whether anybody reads notes of severity debug.
+    pub(crate) debug: bool,
+}
+
+impl std::fmt::Debug for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Policy").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+/// How far reading the host's links and addresses has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// To begin, not before that time.
+    Wanted(Instant),
+    Links(Ticket),
+    Addresses(Ticket),
+    /// Everything is known.
+    Done,
+}
+
+/// A request that takes longer has been lost; the kernel answers within milliseconds.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// Pauses between readings when one after the other is interrupted or overrun.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The log hears of lost messages once in this time.
+const OVERRUN_NOTES: Duration = Duration::from_secs(60);
+
+/// The whole of what the daemon knows.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    policy: Policy,
+    network: Network,
+    reading: Reading,
+    /// How often reading had to begin again without being completed.
+    failed_readings: Backoff,
+    /// Nothing has been read completely yet.
+    first_reading: bool,
+    routes: Routes,
+    endpoints: Endpoints,
+    outbox: Outbox,
+    dirty: bool,
+    ready: bool,
+    stop: Option<Stop>,
+    overruns: Overruns,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Keep,
+    Remove,
+    Done,
+}
+
+#[derive(Debug, Default)]
+struct Overruns {
+    unsaid: u32,
+    said: Option<Instant>,
+}
+
+/// Outputs, and the requests that are not answered yet.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    queue: VecDeque<Output>,
+    last_ticket: u32,
+    /// When the oldest request without an end was sent.
+    waiting: VecDeque<(Ticket, Instant)>,
+    debug: bool,
+}
+
+impl Outbox {
+    fn send(&mut self, request: Request, now: Instant) -> Ticket {
+        // 0 is the number of the kernel's own messages.
+        self.last_ticket = self.last_ticket.checked_add(1).unwrap_or(1);
+        let ticket = Ticket(self.last_ticket);
+        self.waiting.push_back((ticket, now));
+        self.queue.push_back(Output::Send(ticket, request));
+        ticket
+    }
+
+    fn log(&mut self, note: Note) {
+        if self.debug || note.severity() != Severity::Debug {
+            self.queue.push_back(Output::Log(note));
+        }
+    }
+
+    /// Logs what is only worth making when somebody reads debug notes.
+    fn debug(&mut self, note: impl FnOnce() -> Note) {
+        if self.debug {
+            self.queue.push_back(Output::Log(note()));
+        }
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(policy: Policy, saved: SavedState, now: Instant) -> Self {
+        let outbox = Outbox { debug: policy.debug, ..Outbox::default() };
+        Self {
+            policy,
+            network: Network::default(),
+            reading: Reading::Wanted(now),
+            failed_readings: Backoff::default(),
+            first_reading: true,
+            routes: Routes::default(),
+            endpoints: Endpoints::new(saved, now),
+            outbox,
+            dirty: true,
+            ready: false,
+            stop: None,
+            overruns: Overruns::default(),
+        }
+    }
+
+    /// Applies what happened. What follows from it is decided by [`advance`](Self::advance).
+    pub(crate) fn handle(&mut self, input: Input<'_>, now: Instant) {
+        match input {
+            Input::Network { event, dumped } => self.apply(&event, dumped),
+            Input::Answer(ticket, answer) => self.answer(ticket, answer, now),
+            Input::End(ticket, result) => self.end(ticket, result, now),
+            Input::NetworkLost => self.network_lost(now),
+            Input::AnswersLost => {
+                self.overruns.unsaid += 1;
+                self.look_again(now);
+            }
+            Input::Resumed => {
+                self.read_again(now);
+                self.look_again(now);
+            }
+            Input::Configure(policy) => self.configure(policy),
+            Input::Stop { remove } => {
+                self.stop = Some(if remove { Stop::Remove } else { Stop::Keep });
+                self.endpoints.look_soon(now);
+            }
+        }
+    }
+
+    /// Works off what is dirty as far as is possible now, into the queue of outputs.
+    ///
+    /// Call it when nothing more is to be handled at once; while it puts out requests, their answers
+    /// come back through [`handle`](Self::handle) and there may be more to do.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.expire(now);
+        match self.stop {
+            Some(Stop::Done) => return,
+            Some(Stop::Keep) => return self.finish(),
+            Some(Stop::Remove) => {
+                if self.endpoints.clear(&mut self.outbox, now) {
+                    self.finish();
+                }
+                return;
+            }
+            None => {}
+        }
+        self.begin_reading(now);
+        self.endpoints.begin_look(&mut self.outbox, now);
+        if self.reading != Reading::Done {
+            return;
+        }
+        self.tell_overruns(now);
+        self.ask_routes(now);
+        if self.first_reading && self.routes.is_waiting() {
+            return;
+        }
+        if self.endpoints.is_settled() && (self.dirty || self.endpoints.is_due(now)) {
+            self.reconcile(now);
+        }
+    }
+
+    /// Whether [`advance`](Self::advance) has more to do at once, without anything new to handle.
+    pub(crate) fn has_work(&self) -> bool {
+        self.dirty && self.stop != Some(Stop::Done) && self.reading == Reading::Done && self.endpoints.is_settled()
+    }
+
+    /// The next output.
+    pub(crate) fn next_output(&mut self) -> Option<Output> {
+        self.outbox.queue.pop_front()
+    }
+
+    /// When [`advance`](Self::advance) must be called at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        let answer = self.outbox.waiting.front().map(|(_, sent)| *sent + ANSWER_TIME);
+        let reading = match self.reading {
+            Reading::Wanted(time) => Some(time),
+            _ => None,
+        };
+        let next = self.endpoints.deadline();
+        [answer, reading].into_iter().flatten().fold(next, Instant::min)
+    }
+
+    /// What must outlive the process, if that has changed since the last call and is due.
+    pub(crate) fn take_saved_state(&mut self, now: Instant) -> Option<SavedState> {
+        self.endpoints.take_saved_state(now)
+    }
+
+    /// Whether what a lookup of a route depends on must be listened to.
+    pub(crate) fn needs_routing(&self) -> bool {
+        self.policy.rules.check_route()
+    }
+
+    /// The question that a ticket stands for, if it is one about a route.
+    pub(crate) fn route_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
+        self.routes.question(ticket)
+    }
+
+    /// The name of an interface, empty if it is not known.
+    pub(crate) fn interface_name(&self, index: IfIndex) -> &str {
+        self.network.links().find(|(known, _)| *known == index).map_or("", |(_, link)| &link.name)
+    }
+
+    fn apply(&mut self, event: &NetworkEvent<'_>, dumped: bool) {
+        let change = match event {
+            NetworkEvent::Link(link) => self.network.apply_link(link),
+            NetworkEvent::LinkGone(index) => self.network.remove_link(*index),
+            NetworkEvent::Address(address) => {
+                let existing = dumped && self.first_reading && !self.endpoints.had(address.address);
+                self.network.apply_address(address, existing)
+            }
+            NetworkEvent::AddressGone(address) => self.network.remove_address(address),
+            NetworkEvent::RoutingChanged(change) => {
+                if routes::matters(*change) {
+                    self.routes.changed();
+                    self.dirty = true;
+                }
+                Change::Nothing
+            }
+        };
+        if change == Change::Something {
+            self.routes.changed();
+            self.dirty = true;
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
+        match answer {
+            Answer::Endpoint(endpoint) => self.endpoints.collect(ticket, endpoint),
+            Answer::Limits(limits) => self.endpoints.apply_limits(limits),
+            Answer::Route(route) => self.end_route(ticket, route.unicast && route.through, now),
+        }
+    }
+
+    fn end(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) {
+        self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
+        if self.routes.question(ticket).is_some() {
+            // An answer that came before this was taken already: what ends here is a refusal.
+            self.end_route(ticket, false, now);
+        } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
+            self.end_reading(result.is_ok(), now);
+        } else if self.endpoints.end(ticket, result, &mut self.outbox, now) {
+            self.dirty = true;
+        }
+    }
+
+    fn end_route(&mut self, ticket: Ticket, reachable: bool, now: Instant) {
+        self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
+        let outbox = &mut self.outbox;
+        let send = |question| outbox.send(Request::AskRoute(question), now);
+        self.routes.answer(&mut self.network, ticket, reachable, send);
+        // Even an unchanged answer is news: it may be the last that was waited for.
+        self.dirty = true;
+    }
+
+    fn begin_reading(&mut self, now: Instant) {
+        if matches!(self.reading, Reading::Wanted(time) if time <= now) {
+            self.network.begin_dump();
+            self.reading = Reading::Links(self.outbox.send(Request::DumpLinks, now));
+        }
+    }
+
+    fn end_reading(&mut self, complete: bool, now: Instant) {
+        if !complete {
+            return self.read_later(now);
+        }
+        if matches!(self.reading, Reading::Links(_)) {
+            self.network.end_links();
+            self.reading = Reading::Addresses(self.outbox.send(Request::DumpAddresses, now));
+            return;
+        }
+        self.network.end_addresses();
+        self.reading = Reading::Done;
+        self.failed_readings.reset();
+        self.routes.changed();
+        self.dirty = true;
+    }
+
+    fn read_again(&mut self, now: Instant) {
+        self.routes.forget();
+        self.reading = Reading::Wanted(now);
+    }
+
+    /// Reads again after a pause that grows while it does not succeed.
+    fn read_later(&mut self, now: Instant) {
+        self.routes.forget();
+        let time = self.failed_readings.after_failure(now, FIRST_PAUSE, LONGEST_PAUSE, 0);
+        self.reading = Reading::Wanted(time);
+    }
+
+    fn network_lost(&mut self, now: Instant) {
+        self.overruns.unsaid += 1;
+        match self.reading {
+            Reading::Done => self.read_again(now),
+            Reading::Wanted(_) => {}
+            Reading::Links(_) | Reading::Addresses(_) => self.read_later(now),
+        }
+    }
+
+    fn tell_overruns(&mut self, now: Instant) {
+        let quiet = self.overruns.said.is_none_or(|said| now >= said + OVERRUN_NOTES);
+        if self.overruns.unsaid > 0 && quiet {
+            self.outbox.log(Note::Overrun(self.overruns.unsaid));
+            self.overruns = Overruns { unsaid: 0, said: Some(now) };
+        }
+    }
+
+    fn look_again(&mut self, now: Instant) {
+        self.endpoints.forget_requests();
+        self.endpoints.look_soon(now);
+    }
+
+    fn configure(&mut self, policy: Policy) {
+        self.outbox.debug = policy.debug;
+        self.policy = policy;
+        self.endpoints.forgive();
+        self.routes.changed();
+        self.dirty = true;
+    }
+
+    /// Requests without an answer are lost: whatever they were to find out is read again.
+    fn expire(&mut self, now: Instant) {
+        if self.outbox.waiting.front().is_none_or(|(_, sent)| now < *sent + ANSWER_TIME) {
+            return;
+        }
+        self.outbox.waiting.clear();
+        self.outbox.log(Note::Unanswered);
+        self.read_again(now);
+        self.look_again(now);
+    }
+
+    fn ask_routes(&mut self, now: Instant) {
+        if self.policy.rules.check_route() {
+            let outbox = &mut self.outbox;
+            let send = |question| outbox.send(Request::AskRoute(question), now);
+            self.routes.ask(&self.network, &self.policy.rules, send);
+        }
+    }
+
+    fn reconcile(&mut self, now: Instant) {
+        self.tell_verdicts();
+        let Self { policy, network, endpoints, outbox, .. } = self;
+        let addresses = view_of(network, &policy.rules);
+        let view = View::new(&addresses);
+        let wanted = policy.managers.iter().find_map(|manager| manager.endpoints(&view));
+        self.dirty = false;
+        let converged = endpoints.converge(&view, wanted, outbox, now);
+        if converged && !self.ready {
+            let usable = view.usable().count();
+            outbox.log(Note::Settled { addresses: usable, endpoints: endpoints.count() });
+            outbox.queue.push_back(Output::Ready);
+            self.ready = true;
+        }
+        self.first_reading = false;
+    }
+
+    fn tell_verdicts(&mut self) {
+        if !self.outbox.debug {
+            return;
+        }
+        let rules = self.policy.rules;
+        for (_, link) in self.network.links_mut() {
+            let verdicts: Vec<_> = link.addresses.iter().map(|address| rules.verdict(link, address)).collect();
+            for (address, verdict) in link.addresses.iter_mut().zip(verdicts) {
+                if address.logged != Some(verdict) {
+                    address.logged = Some(verdict);
+                    let (address, interface) = (address.told.address, link.name.clone());
+                    self.outbox.log(Note::Address { address, interface, verdict });
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.stop = Some(Stop::Done);
+        self.outbox.queue.push_back(Output::Done);
+    }
+}
+
+fn view_of<'a>(network: &'a Network, rules: &Rules) -> Vec<LocalAddress<'a>> {
+    let mut addresses = Vec::with_capacity(16);
+    for (if_index, link) in network.links() {
+        addresses.extend(link.addresses.iter().map(|address| LocalAddress {
+            address: address.told.address,
+            if_index,
+            interface: &link.name,
+            flags: rules.flags,
+            unusable: rules.verdict(link, address).err(),
+        }));
+    }
+    addresses
+}

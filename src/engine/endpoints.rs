@@ -1,0 +1,566 @@
+//! Endpoints and limits of the kernel's own path manager: what the kernel holds, which of it is ours,
+//! and the commands that make it what is wanted. What others put there is never changed or deleted.
+//!
+//! The kernel sends no events for endpoints, so it is looked at now and then, and whenever an answer
+//! does not fit what was known. Commands and looks exclude each other, so that neither outdates the
+//! other.
+
+mod choice;
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::ids::Ids;
+use super::retry::Backoff;
+use super::{Failure, Note, Outbox, PmCommand, Request, Ticket};
+use crate::event::{Endpoint, Limits};
+use crate::plugin::{self, Unusable, View, WantedEndpoint};
+use crate::state_file::{ChangedLimits, SavedState};
+use crate::types::{AddressId, EndpointFlags, Errno};
+use crate::wire::Refusal;
+
+/// What others did is noticed within half a minute; the look costs about 20 us.
+const LOOK_INTERVAL: Duration = Duration::from_secs(25);
+/// A look that failed is tried again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What the kernel refused is tried again after this, then twice as long each time, up to the most.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// An endpoint that is gone may stay in the state file for so long: it would only be looked for.
+const FORGET_LATER: Duration = Duration::from_secs(1);
+/// `on-stop = "remove"` takes no longer than this, whatever the kernel says.
+const STOP_TIME: Duration = Duration::from_secs(3);
+/// The flags that SET_FLAGS changes in place (net/mptcp/pm_kernel.c, `mptcp_pm_nl_set_flags`).
+const CHANGEABLE: EndpointFlags = EndpointFlags::BACKUP.union(EndpointFlags::FULLMESH);
+
+/// An endpoint that the kernel holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    endpoint: Endpoint,
+    /// The daemon added it.
+    own: bool,
+}
+
+impl Held {
+    fn is_implicit(&self) -> bool {
+        self.endpoint.flags.contains(EndpointFlags::IMPLICIT)
+    }
+
+    /// Whether it is an endpoint for the address: one with a port is a thing of its own.
+    fn serves(&self, address: IpAddr) -> bool {
+        self.endpoint.address == address && self.endpoint.port == 0 && !self.is_implicit()
+    }
+
+    /// Whether it is as wanted but for what SET_FLAGS can mend.
+    fn fits(&self, wanted: &WantedEndpoint) -> bool {
+        self.own
+            && self.endpoint.address == wanted.address
+            && self.endpoint.if_index == Some(wanted.if_index)
+            && self.endpoint.flags.without(CHANGEABLE) == wanted.flags.without(CHANGEABLE)
+    }
+}
+
+/// Whether both are the same endpoint: flags may have been changed.
+fn same(a: &Endpoint, b: &Endpoint) -> bool {
+    (a.id, a.address, a.port, a.if_index) == (b.id, b.address, b.port, b.if_index)
+}
+
+#[derive(Debug)]
+enum Look {
+    Idle,
+    Endpoints(Ticket, Vec<Endpoint>),
+    Limits(Ticket, Vec<Endpoint>),
+}
+
+/// What a refused command was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Endpoint(IpAddr),
+    Limits,
+}
+
+#[derive(Debug)]
+struct Refused {
+    subject: Subject,
+    until: Instant,
+    backoff: Backoff,
+    times: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    held: Vec<Held>,
+    /// Ours by the state file or by a command whose answer was lost, if the next look finds them.
+    claimed: Vec<Endpoint>,
+    limits: Option<Limits>,
+    /// The last look found others than were known.
+    limits_changed: bool,
+    changed_limits: Option<ChangedLimits>,
+    ids: Ids,
+    look: Look,
+    next_look: Instant,
+    /// A look has been completed.
+    known: bool,
+    commands: Vec<(Ticket, PmCommand)>,
+    /// How many endpoints the kernel takes, once it said that it takes no more.
+    capacity: Option<usize>,
+    seems_full: bool,
+    refused: Vec<Refused>,
+    /// Errors that the log has been told of.
+    told: Vec<Errno>,
+    told_full: bool,
+    told_nonsense: bool,
+    /// When the state is to be saved.
+    save: Option<Instant>,
+    clearing_since: Option<Instant>,
+}
+
+impl Endpoints {
+    pub(super) fn new(saved: SavedState, now: Instant) -> Self {
+        Self {
+            held: Vec::new(),
+            claimed: saved.own,
+            limits: None,
+            limits_changed: false,
+            changed_limits: saved.limits,
+            ids: Ids::new(saved.ids),
+            look: Look::Idle,
+            next_look: now,
+            known: false,
+            commands: Vec::new(),
+            capacity: None,
+            seems_full: false,
+            refused: Vec::new(),
+            told: Vec::new(),
+            told_full: false,
+            told_nonsense: false,
+            save: None,
+            clearing_since: None,
+        }
+    }
+
+    /// Whether an address has an endpoint of ours, from this run or an earlier one.
+    pub(super) fn had(&self, address: IpAddr) -> bool {
+        self.claimed.iter().chain(self.own()).any(|own| own.address == address)
+    }
+
+    fn own(&self) -> impl Iterator<Item = &Endpoint> {
+        self.held.iter().filter(|held| held.own).map(|held| &held.endpoint)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether what the kernel holds is known and nothing is on its way that will change it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.known && matches!(self.look, Look::Idle) && self.commands.is_empty()
+    }
+
+    /// Whether something is to be tried again now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.refused.iter().any(|refused| refused.until <= now)
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        let retries = self.refused.iter().map(|refused| refused.until);
+        let stop = self.clearing_since.map(|since| since + STOP_TIME);
+        retries.chain(self.save).chain(stop).fold(self.next_look, Instant::min)
+    }
+
+    /// What is to be saved, if it is time.
+    pub(super) fn take_saved_state(&mut self, now: Instant) -> Option<SavedState> {
+        self.save.take_if(|time| *time <= now)?;
+        let own = self.own().chain(&self.claimed).copied().collect();
+        Some(SavedState { own, ids: self.ids.known().to_vec(), limits: self.changed_limits })
+    }
+
+    fn save_by(&mut self, time: Instant) {
+        self.save = Some(self.save.map_or(time, |other| other.min(time)));
+    }
+
+    /// Lets what was refused be tried at once, and told again.
+    pub(super) fn forgive(&mut self) {
+        self.refused.clear();
+        self.told.clear();
+        self.told_full = false;
+        self.told_nonsense = false;
+    }
+}
+
+/// Looking at what the kernel holds.
+impl Endpoints {
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        self.next_look = now;
+    }
+
+    /// No answer will come to what was asked: whether it was done is for the next look to find out.
+    pub(super) fn forget_requests(&mut self) {
+        self.look = Look::Idle;
+        for (_, command) in std::mem::take(&mut self.commands) {
+            if let PmCommand::AddEndpoint(endpoint) = command {
+                self.claimed.push(endpoint);
+            }
+        }
+    }
+
+    pub(super) fn begin_look(&mut self, outbox: &mut Outbox, now: Instant) {
+        if now >= self.next_look && matches!(self.look, Look::Idle) && self.commands.is_empty() {
+            let ticket = outbox.send(Request::Pm(PmCommand::DumpEndpoints), now);
+            self.look = Look::Endpoints(ticket, Vec::new());
+            self.next_look = now + LOOK_INTERVAL;
+        }
+    }
+
+    pub(super) fn collect(&mut self, ticket: Ticket, endpoint: Endpoint) {
+        if let Look::Endpoints(looking, found) = &mut self.look {
+            if *looking == ticket {
+                found.push(endpoint);
+            }
+        }
+    }
+
+    pub(super) fn apply_limits(&mut self, limits: Limits) {
+        self.limits_changed |= self.limits != Some(limits);
+        self.limits = Some(limits);
+    }
+
+    /// A request is done. Says whether there may be more to do.
+    pub(super) fn end(
+        &mut self,
+        ticket: Ticket,
+        result: Result<(), Failure<'_>>,
+        outbox: &mut Outbox,
+        now: Instant,
+    ) -> bool {
+        match std::mem::replace(&mut self.look, Look::Idle) {
+            Look::Endpoints(looking, found) if looking == ticket => match result {
+                Ok(()) => {
+                    let next = outbox.send(Request::Pm(PmCommand::GetLimits), now);
+                    self.look = Look::Limits(next, found);
+                    return false;
+                }
+                Err(failure) => return self.look_failed(failure, outbox, now),
+            },
+            Look::Limits(looking, found) if looking == ticket => match result {
+                Ok(()) => return self.end_look(&found, outbox, now),
+                Err(failure) => return self.look_failed(failure, outbox, now),
+            },
+            other => self.look = other,
+        }
+        let Some(place) = self.commands.iter().position(|(sent, _)| *sent == ticket) else { return false };
+        let (_, command) = self.commands.swap_remove(place);
+        match result {
+            Ok(()) => self.done(&command, outbox, now),
+            Err(Failure::Refused(refusal)) => self.refuse(&command, &refusal, outbox, now),
+            Err(Failure::Interrupted) => self.look_soon(now),
+        }
+        true
+    }
+
+    fn look_failed(&mut self, failure: Failure<'_>, outbox: &mut Outbox, now: Instant) -> bool {
+        self.next_look = now;
+        if let Failure::Refused(refusal) = failure {
+            self.tell(&PmCommand::DumpEndpoints, &refusal, outbox);
+            self.next_look = now + LOOK_AGAIN;
+        }
+        false
+    }
+
+    fn end_look(&mut self, found: &[Endpoint], outbox: &mut Outbox, now: Instant) -> bool {
+        let before = std::mem::take(&mut self.held);
+        let is_own = |endpoint: &Endpoint| {
+            let was = before.iter().any(|held| held.own && same(&held.endpoint, endpoint));
+            was || self.claimed.iter().any(|claimed| same(claimed, endpoint))
+        };
+        self.held = found.iter().map(|endpoint| Held { endpoint: *endpoint, own: is_own(endpoint) }).collect();
+        for held in before.iter().filter(|held| held.own && !found.iter().any(|other| same(&held.endpoint, other))) {
+            outbox.debug(|| Note::Lost(held.endpoint));
+        }
+        for held in self.held.iter().filter(|held| !held.own && !before.contains(held)) {
+            outbox.debug(|| Note::Foreign(held.endpoint));
+        }
+        if std::mem::take(&mut self.seems_full) {
+            self.capacity = Some(found.len());
+        }
+        self.capacity = self.capacity.map(|capacity| capacity.max(found.len()));
+        let first = !std::mem::replace(&mut self.known, true);
+        if !self.claimed.is_empty() || before != self.held {
+            self.save_by(now);
+        }
+        self.claimed.clear();
+        let limits_changed = std::mem::take(&mut self.limits_changed);
+        first || limits_changed || before != self.held
+    }
+}
+
+/// Answers to commands.
+impl Endpoints {
+    fn done(&mut self, command: &PmCommand, outbox: &mut Outbox, now: Instant) {
+        match command {
+            PmCommand::AddEndpoint(endpoint) => self.added(*endpoint, now),
+            PmCommand::RemoveEndpoint(id) => self.removed(*id, now),
+            PmCommand::SetFlags(changed) => {
+                self.pardon(Subject::Endpoint(changed.address));
+                for held in self.held.iter_mut().filter(|held| same(&held.endpoint, changed)) {
+                    held.endpoint.flags = changed.flags;
+                }
+            }
+            PmCommand::SetLimits(limits) => {
+                self.pardon(Subject::Limits);
+                self.limits_set(*limits);
+                outbox.debug(|| Note::LimitsSet(*limits));
+                self.save_by(now);
+            }
+            PmCommand::GetEndpoint(_) | PmCommand::DumpEndpoints | PmCommand::FlushEndpoints | PmCommand::GetLimits => {
+            }
+        }
+    }
+
+    fn added(&mut self, mut endpoint: Endpoint, now: Instant) {
+        self.pardon(Subject::Endpoint(endpoint.address));
+        // One that the kernel made itself is replaced and leaves its id.
+        let implicit = |held: &Held| held.is_implicit() && held.endpoint.address == endpoint.address;
+        if let Some(place) = self.held.iter().position(implicit) {
+            endpoint.id = self.held.swap_remove(place).endpoint.id;
+        }
+        self.ids.remember(endpoint.address, endpoint.id);
+        self.held.push(Held { endpoint, own: true });
+        self.save_by(now);
+    }
+
+    fn removed(&mut self, id: AddressId, now: Instant) {
+        if let Some(place) = self.held.iter().position(|held| held.own && held.endpoint.id == id) {
+            let held = self.held.swap_remove(place);
+            self.pardon(Subject::Endpoint(held.endpoint.address));
+            self.save_by(now + FORGET_LATER);
+        }
+    }
+
+    fn limits_set(&mut self, set: Limits) {
+        if self.clearing_since.is_some() {
+            self.changed_limits = None;
+        } else {
+            let was = self.limits.unwrap_or_default();
+            let original = match self.changed_limits {
+                // Whoever changed them since, those are the ones to put back.
+                Some(changed) if changed.set == was => changed.original,
+                _ => was,
+            };
+            self.changed_limits = Some(ChangedLimits { original, set });
+        }
+        self.limits = Some(set);
+    }
+
+    fn refuse(&mut self, command: &PmCommand, refusal: &Refusal<'_>, outbox: &mut Outbox, now: Instant) {
+        // Whatever was believed of the kernel's endpoints was wrong.
+        self.look_soon(now);
+        let subject = match command {
+            PmCommand::AddEndpoint(_) if refusal.errno == Errno::RANGE => {
+                self.seems_full = true;
+                return;
+            }
+            PmCommand::RemoveEndpoint(id) if refusal.errno == Errno::INVAL => return self.removed(*id, now),
+            PmCommand::AddEndpoint(endpoint) | PmCommand::SetFlags(endpoint) => Subject::Endpoint(endpoint.address),
+            PmCommand::RemoveEndpoint(id) => match self.own().find(|own| own.id == *id) {
+                Some(own) => Subject::Endpoint(own.address),
+                None => return,
+            },
+            PmCommand::SetLimits(_) => Subject::Limits,
+            PmCommand::GetEndpoint(_) | PmCommand::DumpEndpoints | PmCommand::FlushEndpoints | PmCommand::GetLimits => {
+                return;
+            }
+        };
+        // Another may have been quicker: the look will show, and what is then wanted is tried at once.
+        let outdated = [Errno::EXIST, Errno::BUSY, Errno::INVAL].contains(&refusal.errno);
+        if self.put_off(subject, outdated, now) {
+            self.tell(command, refusal, outbox);
+        }
+    }
+
+    /// Says whether the refusal is worth telling.
+    fn put_off(&mut self, subject: Subject, outdated: bool, now: Instant) -> bool {
+        let place = self.refused.iter().position(|refused| refused.subject == subject);
+        let mut refused = match place {
+            Some(place) => self.refused.swap_remove(place),
+            None => Refused { subject, until: now, backoff: Backoff::default(), times: 0 },
+        };
+        refused.times += 1;
+        let tell = !(outdated && refused.times == 1);
+        if tell {
+            let seed = u64::from(refused.times);
+            refused.until = refused.backoff.after_failure(now, FIRST_RETRY, LONGEST_RETRY, seed);
+        }
+        self.refused.push(refused);
+        tell
+    }
+
+    fn is_put_off(&self, subject: Subject, now: Instant) -> bool {
+        self.refused.iter().any(|refused| refused.subject == subject && refused.until > now)
+    }
+
+    fn pardon(&mut self, subject: Subject) {
+        self.refused.retain(|refused| refused.subject != subject);
+    }
+
+    fn tell(&mut self, command: &PmCommand, refusal: &Refusal<'_>, outbox: &mut Outbox) {
+        let again = self.told.contains(&refusal.errno);
+        if !again {
+            self.told.push(refusal.errno);
+        }
+        let (errno, text) = (refusal.errno, refusal.text.into());
+        outbox.log(Note::Refused { command: command.to_string(), errno, text, again });
+    }
+}
+
+/// From what is to what is wanted.
+impl Endpoints {
+    /// Sends what brings the kernel nearer to what is wanted; `None` wants nothing new. Says whether
+    /// nothing is left to do. To be called only when [settled](Self::is_settled).
+    pub(super) fn converge(
+        &mut self,
+        view: &View<'_>,
+        wanted: Option<plugin::Endpoints>,
+        outbox: &mut Outbox,
+        now: Instant,
+    ) -> bool {
+        let wanted = wanted.map_or_else(|| choice::as_they_are(view, &self.held), |endpoints| endpoints.wanted);
+        let choice = choice::choose(view, wanted, &self.held, self.capacity);
+        self.tell_choice(&choice, outbox);
+        let chosen = choice.chosen;
+        let wanted_still = |subject| {
+            matches!(subject, Subject::Endpoint(address)
+            if chosen.iter().any(|wanted| wanted.address == address))
+        };
+        let held = &self.held;
+        self.refused.retain(|refused| {
+            let had = |address| held.iter().any(|held| held.own && held.endpoint.address == address);
+            match refused.subject {
+                Subject::Limits => true,
+                Subject::Endpoint(address) => wanted_still(refused.subject) || had(address),
+            }
+        });
+        self.mend_flags(&chosen, outbox, now);
+        self.add_missing(&chosen, outbox, now);
+        self.raise_limits(&chosen, outbox, now);
+        self.remove_one(view, &chosen, outbox, now);
+        self.commands.is_empty()
+    }
+
+    fn tell_choice(&mut self, choice: &choice::Choice, outbox: &mut Outbox) {
+        if choice.chosen.len() < choice.wanted && !std::mem::replace(&mut self.told_full, true) {
+            let taken = self.capacity.unwrap_or_default();
+            outbox.log(Note::Full { taken, wanted: choice.wanted });
+        }
+        if let Some(address) = choice.nonsense {
+            if !std::mem::replace(&mut self.told_nonsense, true) {
+                outbox.log(Note::Nonsense { address, why: "the flags signal and fullmesh exclude each other" });
+            }
+        }
+    }
+
+    fn command(&mut self, command: PmCommand, outbox: &mut Outbox, now: Instant) {
+        self.commands.push((outbox.send(Request::Pm(command), now), command));
+    }
+
+    fn mend_flags(&mut self, chosen: &[WantedEndpoint], outbox: &mut Outbox, now: Instant) {
+        for wanted in chosen {
+            let Some(held) = self.held.iter().find(|held| held.fits(wanted)).copied() else { continue };
+            let subject = Subject::Endpoint(wanted.address);
+            if held.endpoint.flags != wanted.flags && !self.is_put_off(subject, now) {
+                let endpoint = Endpoint { flags: wanted.flags, ..held.endpoint };
+                self.command(PmCommand::SetFlags(endpoint), outbox, now);
+            }
+        }
+    }
+
+    fn add_missing(&mut self, chosen: &[WantedEndpoint], outbox: &mut Outbox, now: Instant) {
+        let mut room = self.capacity.map_or(usize::MAX, |capacity| capacity.saturating_sub(self.held.len()));
+        for wanted in chosen {
+            let served = self.held.iter().any(|held| held.serves(wanted.address));
+            if served || self.is_put_off(Subject::Endpoint(wanted.address), now) {
+                continue;
+            }
+            let implicit = |held: &Held| held.is_implicit() && held.endpoint.address == wanted.address;
+            let id = if self.held.iter().any(implicit) {
+                // The kernel replaces its own only where no id is asked for.
+                AddressId(0)
+            } else if room == 0 {
+                continue;
+            } else {
+                room -= 1;
+                let Some(id) = self.ids.choose(wanted.address, |id| self.is_taken(id)) else { continue };
+                id
+            };
+            let (address, flags, if_index) = (wanted.address, wanted.flags, Some(wanted.if_index));
+            let endpoint = Endpoint { id, address, port: 0, flags, if_index };
+            self.command(PmCommand::AddEndpoint(endpoint), outbox, now);
+        }
+    }
+
+    fn is_taken(&self, id: AddressId) -> bool {
+        let sent = |command: &PmCommand| matches!(command, PmCommand::AddEndpoint(endpoint) if endpoint.id == id);
+        self.held.iter().any(|held| held.endpoint.id == id) || self.commands.iter().any(|(_, command)| sent(command))
+    }
+
+    fn raise_limits(&mut self, chosen: &[WantedEndpoint], outbox: &mut Outbox, now: Instant) {
+        let Some(is) = self.limits else { return };
+        let needed = choice::needed_limits(chosen);
+        let raised = Limits {
+            subflows: is.subflows.max(needed.subflows),
+            add_addr_accepted: is.add_addr_accepted.max(needed.add_addr_accepted),
+        };
+        if raised != is && !self.is_put_off(Subject::Limits, now) {
+            self.command(PmCommand::SetLimits(raised), outbox, now);
+        }
+    }
+
+    /// At most one at a time, and last: it keeps the kernel busy for some 15 ms.
+    fn remove_one(&mut self, view: &View<'_>, chosen: &[WantedEndpoint], outbox: &mut Outbox, now: Instant) {
+        let undecided = |held: &Held| {
+            view.addresses().iter().any(|local| {
+                local.unusable == Some(Unusable::RouteUnknown)
+                    && local.address == held.endpoint.address
+                    && Some(local.if_index) == held.endpoint.if_index
+            })
+        };
+        let unwanted = |held: &&Held| {
+            held.own
+                && !chosen.iter().any(|wanted| held.fits(wanted))
+                && !undecided(held)
+                && !self.is_put_off(Subject::Endpoint(held.endpoint.address), now)
+        };
+        // First one that stands in the way of another for the same address.
+        let in_the_way = |held: &&Held| chosen.iter().any(|wanted| held.endpoint.address == wanted.address);
+        let found = self.held.iter().filter(unwanted).find(in_the_way).or_else(|| self.held.iter().find(unwanted));
+        if let Some(id) = found.map(|held| held.endpoint.id) {
+            self.command(PmCommand::RemoveEndpoint(id), outbox, now);
+        }
+    }
+
+    /// Takes out what is ours, one endpoint a call, then puts the limits back if nobody changed them
+    /// since. Says whether that is complete, or has taken too long.
+    pub(super) fn clear(&mut self, outbox: &mut Outbox, now: Instant) -> bool {
+        let since = *self.clearing_since.get_or_insert(now);
+        if now >= since + STOP_TIME {
+            return true;
+        }
+        self.begin_look(outbox, now);
+        if !self.is_settled() {
+            return false;
+        }
+        let next = self.own().find(|own| !self.is_put_off(Subject::Endpoint(own.address), now)).map(|own| own.id);
+        if let Some(id) = next {
+            self.command(PmCommand::RemoveEndpoint(id), outbox, now);
+            return false;
+        }
+        self.save_by(now);
+        match self.changed_limits.take() {
+            Some(changed) if self.limits == Some(changed.set) => {
+                self.command(PmCommand::SetLimits(changed.original), outbox, now);
+                false
+            }
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Which of the wanted endpoints are to be: the kernel takes a few, and each address once.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::Held;
+use crate::event::Limits;
+use crate::plugin::{LocalAddress, View, WantedEndpoint};
+use crate::types::{EndpointFlags, IfIndex};
+
+/// The most that the kernel allows for either limit (net/mptcp/pm_kernel.c, `MPTCP_PM_ADDR_MAX`).
+const MOST_SUBFLOWS: u32 = 8;
+
+/// The endpoints to have, best first, and how many were wanted.
+pub(super) struct Choice {
+    pub(super) chosen: Vec<WantedEndpoint>,
+    pub(super) wanted: usize,
+    /// One that was asked for with flags that exclude each other.
+    pub(super) nonsense: Option<IpAddr>,
+}
+
+/// Chooses among `wanted`, given what the kernel holds and how much it takes.
+///
+/// The first IPv4 and IPv6 address of every interface come before a second address of one; among
+/// equals, those that are endpoints already come first, since taking one away closes its subflows.
+pub(super) fn choose(view: &View<'_>, wanted: Vec<WantedEndpoint>, held: &[Held], capacity: Option<usize>) -> Choice {
+    let nonsense = wanted.iter().find(|wanted| excludes_itself(wanted.flags)).map(|wanted| wanted.address);
+    let mut ranked = rank(view, &wanted, held);
+    ranked.sort_by_key(|candidate| (candidate.class, !candidate.held, candidate.place));
+    let total = ranked.len();
+    if let Some(capacity) = capacity {
+        let replaceable = |held: &Held| ranked.iter().any(|c| held.endpoint.address == c.wanted.address);
+        let others = held.iter().filter(|held| !held.own && !(held.is_implicit() && replaceable(held))).count();
+        ranked.truncate(capacity.saturating_sub(others));
+    }
+    Choice { chosen: ranked.into_iter().map(|candidate| candidate.wanted).collect(), wanted: total, nonsense }
+}
+
+fn excludes_itself(flags: EndpointFlags) -> bool {
+    flags.contains(EndpointFlags::SIGNAL.union(EndpointFlags::FULLMESH))
+}
+
+struct Candidate {
+    wanted: WantedEndpoint,
+    /// How many addresses of its interface and family come before it.
+    class: usize,
+    /// It is an endpoint of ours already.
+    held: bool,
+    place: usize,
+}
+
+fn rank(view: &View<'_>, wanted: &[WantedEndpoint], held: &[Held]) -> Vec<Candidate> {
+    let flags: BTreeMap<(IfIndex, IpAddr), EndpointFlags> =
+        wanted.iter().map(|wanted| ((wanted.if_index, wanted.address), wanted.flags)).collect();
+    let mut classes: BTreeMap<(IfIndex, bool), usize> = BTreeMap::new();
+    let mut found: BTreeMap<IpAddr, Candidate> = BTreeMap::new();
+    for (place, local) in view.addresses().iter().enumerate() {
+        let Some(flags) = flags.get(&(local.if_index, local.address)).copied() else { continue };
+        let served = held.iter().find(|held| held.serves(local.address));
+        if excludes_itself(flags) || served.is_some_and(|held| !held.own) {
+            continue;
+        }
+        let candidate = |class| Candidate {
+            wanted: WantedEndpoint { address: local.address, if_index: local.if_index, flags },
+            class,
+            held: served.is_some_and(|held| held.endpoint.if_index == Some(local.if_index)),
+            place,
+        };
+        // The kernel takes an address once: of two links that have it, the one in use stays.
+        match found.get_mut(&local.address) {
+            Some(other) if other.wanted.if_index == local.if_index => {}
+            Some(other) if candidate(other.class).held => *other = candidate(other.class),
+            Some(_) => {}
+            None => {
+                let class = classes.entry((local.if_index, local.address.is_ipv6())).or_default();
+                found.insert(local.address, candidate(*class));
+                *class += 1;
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// What stays when no path manager wants endpoints: ours, as long as their addresses are usable.
+pub(super) fn as_they_are(view: &View<'_>, held: &[Held]) -> Vec<WantedEndpoint> {
+    let usable = |held: &&Held| {
+        held.own
+            && view.usable().any(|local: &LocalAddress<'_>| {
+                local.address == held.endpoint.address && Some(local.if_index) == held.endpoint.if_index
+            })
+    };
+    let wanted = |held: &Held| {
+        let if_index = held.endpoint.if_index?;
+        Some(WantedEndpoint { address: held.endpoint.address, if_index, flags: held.endpoint.flags })
+    };
+    held.iter().filter(usable).filter_map(wanted).collect()
+}
+
+/// The limits that these endpoints need: a subflow for each and two more, for addresses that a peer
+/// announces; all that there are when each local address is to meet each remote one.
+pub(super) fn needed_limits(chosen: &[WantedEndpoint]) -> Limits {
+    let any = |flag| chosen.iter().any(|wanted| wanted.flags.contains(flag));
+    let subflows = match u32::try_from(chosen.len()) {
+        Ok(0) => return Limits::default(),
+        Ok(_) if any(EndpointFlags::FULLMESH) => MOST_SUBFLOWS,
+        Ok(count) => (count.saturating_add(2)).min(MOST_SUBFLOWS),
+        Err(_) => MOST_SUBFLOWS,
+    };
+    Limits { subflows, add_addr_accepted: if any(EndpointFlags::SUBFLOW) { subflows } else { 0 } }
+}

@@ -1,0 +1,88 @@
+//! What the engine tells the log, as values: made only when somebody reads them, worded in one place.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::event::{Endpoint, Limits};
+use crate::network::Verdict;
+use crate::types::Errno;
+
+/// One thing worth telling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// Whether an address is used, and why.
+    Address { address: IpAddr, interface: Box<str>, verdict: Verdict },
+    /// An endpoint is there that another added, for an address that is wanted.
+    Foreign(Endpoint),
+    /// An endpoint of ours was taken away by another.
+    Lost(Endpoint),
+    /// More endpoints are wanted than the kernel takes.
+    Full { taken: usize, wanted: usize },
+    /// The kernel refused a command, in its words; said once for each error.
+    Refused { command: String, errno: Errno, text: Box<str>, again: bool },
+    /// The kernel did not answer a request.
+    Unanswered,
+    /// Messages of the kernel were lost: how often since the last time this was said.
+    Overrun(u32),
+    /// Limits of the kernel's path manager were raised, or put back.
+    LimitsSet(Limits),
+    /// An endpoint wanted by the path manager cannot be one.
+    Nonsense { address: IpAddr, why: &'static str },
+    /// The host's network has been read.
+    Settled { addresses: usize, endpoints: usize },
+}
+
+/// How much a note matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    Warning,
+    Info,
+    Debug,
+}
+
+impl Note {
+    /// Nothing that can happen again and again is above debug, unless it is said once.
+    pub(crate) fn severity(&self) -> Severity {
+        match self {
+            Self::Full { .. } | Self::Overrun(_) | Self::Nonsense { .. } => Severity::Warning,
+            Self::Refused { again, .. } if !again => Severity::Warning,
+            Self::LimitsSet(_)
+            | Self::Address { .. }
+            | Self::Foreign(_)
+            | Self::Lost(_)
+            | Self::Refused { .. }
+            | Self::Unanswered => Severity::Debug,
+            Self::Settled { .. } => Severity::Info,
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { address, verdict: Ok(()), .. } => write!(f, "address {address} is used"),
+            Self::Address { address, verdict: Err(why), .. } => write!(f, "address {address} is not used: {why}"),
+            Self::Foreign(endpoint) => write!(f, "endpoint of another manager serves: {endpoint}"),
+            Self::Lost(endpoint) => write!(f, "endpoint was removed by another: {endpoint}"),
+            Self::Full { taken, wanted } => {
+                write!(f, "the kernel takes {taken} endpoints, {wanted} are wanted: the best are chosen")
+            }
+            Self::Refused { command, errno, text, .. } if text.is_empty() => {
+                write!(f, "cannot {command}: {errno}")
+            }
+            Self::Refused { command, errno, text, .. } => write!(f, "cannot {command}: {errno} ({text})"),
+            Self::Unanswered => f.write_str("the kernel did not answer a request: looking at everything again"),
+            Self::Overrun(times) => {
+                write!(
+                    f,
+                    "the kernel's messages came too fast and some were lost ({times}x): everything was read again"
+                )
+            }
+            Self::LimitsSet(limits) => write!(f, "limits are now {limits}"),
+            Self::Nonsense { address, why } => write!(f, "endpoint {address} cannot be made: {why}"),
+            Self::Settled { addresses, endpoints } => {
+                write!(f, "network read: {addresses} usable addresses, {endpoints} endpoints")
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Which addresses have a way to the wider Internet (`check_route`). The kernel is asked, with source
+//! and device, for one address in each half of what there is; again when something changed that the
+//! answer may depend on, and never by the clock.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Ticket;
+use crate::command::RouteQuestion;
+use crate::event::RoutingChange;
+use crate::network::{Network, covers};
+use crate::rules::Rules;
+use crate::types::IfIndex;
+
+/// One in each half of IPv4, so that 0.0.0.0/1 and 128.0.0.0/1 together count as a default route. Both
+/// are of no host: 64.0.0.1 stands for any, the other is for documentation (RFC 5737).
+const PROBES_V4: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(64, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))];
+/// One in each half of 2000::/3, where all of the IPv6 Internet is, so that ::/0, 2000::/3 and pairs of
+/// halves count. Both are for documentation (RFC 3849, RFC 9637).
+const PROBES_V6: [IpAddr; 2] = [
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1)),
+];
+/// Questions on their way at a time, so that hundreds of addresses do not keep the loop from its events.
+const MOST_AT_A_TIME: usize = 32;
+
+fn probes(source: IpAddr) -> [IpAddr; 2] {
+    if source.is_ipv4() { PROBES_V4 } else { PROBES_V6 }
+}
+
+/// Whether an answer may depend on it.
+pub(super) fn matters(change: RoutingChange) -> bool {
+    match change {
+        RoutingChange::Everything => true,
+        RoutingChange::Prefix(prefix, length) => probes(prefix).iter().any(|probe| covers(prefix, length, *probe)),
+    }
+}
+
+/// The questions on their way and the generation of the routing state.
+#[derive(Debug)]
+pub(super) struct Routes {
+    generation: u64,
+    on_the_way: Vec<Asked>,
+}
+
+/// A question on its way.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    ticket: Ticket,
+    question: RouteQuestion,
+    generation: u64,
+    second: bool,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        // An address starts at generation 0: never asked.
+        Self { generation: 1, on_the_way: Vec::new() }
+    }
+}
+
+impl Routes {
+    /// Every answer may be outdated.
+    pub(super) fn changed(&mut self) {
+        self.generation += 1;
+    }
+
+    /// Whether a ticket is one of these questions, and which.
+    pub(super) fn question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
+        self.on_the_way.iter().find(|asked| asked.ticket == ticket).map(|asked| &asked.question)
+    }
+
+    /// No answer will come to what was asked.
+    pub(super) fn forget(&mut self) {
+        self.on_the_way.clear();
+        self.changed();
+    }
+
+    /// Whether questions are on their way.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.on_the_way.is_empty()
+    }
+
+    /// Asks what is not known or outdated, as far as there is room.
+    pub(super) fn ask(&mut self, network: &Network, rules: &Rules, mut send: impl FnMut(RouteQuestion) -> Ticket) {
+        for (if_index, link) in network.links() {
+            for address in &link.addresses {
+                if self.on_the_way.len() >= MOST_AT_A_TIME {
+                    return;
+                }
+                let source = address.told.address;
+                let waiting = |asked: &Asked| (asked.question.source, asked.question.if_index) == (source, if_index);
+                if address.route.asked >= self.generation
+                    || rules.verdict_without_route(link, address).is_err()
+                    || self.on_the_way.iter().any(waiting)
+                {
+                    continue;
+                }
+                let [destination, _] = probes(source);
+                let question = RouteQuestion { source, destination, if_index };
+                let (ticket, generation) = (send(question), self.generation);
+                self.on_the_way.push(Asked { ticket, question, generation, second: false });
+            }
+        }
+    }
+
+    /// Takes an answer; asks the second half when the first is reachable. Says whether an address's
+    /// state changed.
+    pub(super) fn answer(
+        &mut self,
+        network: &mut Network,
+        ticket: Ticket,
+        reachable: bool,
+        send: impl FnOnce(RouteQuestion) -> Ticket,
+    ) -> bool {
+        let Some(place) = self.on_the_way.iter().position(|asked| asked.ticket == ticket) else { return false };
+        let asked = self.on_the_way.swap_remove(place);
+        if reachable && !asked.second {
+            let [_, destination] = probes(asked.question.source);
+            let question = RouteQuestion { destination, ..asked.question };
+            self.on_the_way.push(Asked { ticket: send(question), question, second: true, ..asked });
+            return false;
+        }
+        settle(network, asked.question.if_index, &asked, reachable)
+    }
+}
+
+fn settle(network: &mut Network, if_index: IfIndex, asked: &Asked, reachable: bool) -> bool {
+    let mut changed = false;
+    for address in network.find_mut(if_index, asked.question.source) {
+        changed |= address.route.reachable != Some(reachable);
+        address.route.reachable = Some(reachable);
+        address.route.asked = asked.generation;
+    }
+    changed
+}

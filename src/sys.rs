@@ -1,0 +1,111 @@
+//! Sockets, files and what else the system offers, without meaning: who calls knows what it is for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_sys::{Socket, SocketAddr};
+use rustix::net::sockopt;
+
+use crate::types::Errno;
+
+/// Room for one datagram: the kernel fills at most 32 KiB into those of a dump.
+const DATAGRAM: usize = 64 * 1024;
+/// `MSG_TRUNC`: receive tells the true length of what it cut off.
+const MSG_TRUNC: i32 = 0x20;
+
+/// A netlink socket that talks to the kernel alone.
+pub(crate) struct Netlink {
+    socket: Socket,
+    port: u32,
+}
+
+/// What a receive found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// A datagram of the kernel's is in the buffer.
+    Datagram,
+    /// Something that is to be ignored.
+    Other,
+    /// Nothing more for now.
+    Nothing,
+    /// Messages were lost, before or after those that are still to be read.
+    Lost,
+}
+
+impl Netlink {
+    /// Opens a socket of that family (`NETLINK_*`) with room for `queue` bytes, or as much of it as is
+    /// allowed.
+    pub(crate) fn open(family: isize, queue: usize) -> io::Result<Self> {
+        let mut socket = Socket::new(family)?;
+        let port = socket.bind_auto()?.port_number();
+        // Connected to the kernel, it takes no messages of other processes (af_netlink.c).
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        if sockopt::set_socket_recv_buffer_size_force(&socket, queue).is_err() {
+            sockopt::set_socket_recv_buffer_size(&socket, queue)?;
+        }
+        // Old kernels lack these; errors are then without text.
+        let _ = socket.set_ext_ack(true);
+        let _ = socket.set_cap_ack(true);
+        Ok(Self { socket, port })
+    }
+
+    /// The number that the kernel's answers to this socket carry.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    pub(crate) fn join(&self, group: u32) -> io::Result<()> {
+        self.socket.add_membership(group)
+    }
+
+    pub(crate) fn leave(&self, group: u32) -> io::Result<()> {
+        self.socket.drop_membership(group)
+    }
+
+    pub(crate) fn send(&self, datagram: &[u8]) -> Result<(), Errno> {
+        match self.socket.send(datagram, 0) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(errno(&error)),
+        }
+    }
+
+    /// Receives one datagram into `buffer`, which is cleared first.
+    pub(crate) fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Received> {
+        buffer.clear();
+        buffer.reserve(DATAGRAM);
+        match self.socket.recv_from(buffer, MSG_TRUNC) {
+            Ok((length, _)) if length > buffer.len() => Ok(Received::Lost),
+            Ok((_, from)) if from.port_number() != 0 => Ok(Received::Other),
+            Ok(_) => Ok(Received::Datagram),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Received::Other),
+            Err(error) if errno(&error) == Errno::NOBUFS => Ok(Received::Lost),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The error's number; EIO where it has none.
+pub(crate) fn errno(error: &io::Error) -> Errno {
+    Errno(error.raw_os_error().unwrap_or(5))
+}
+
+/// How long the machine has been suspended since it booted; it grows only while it is.
+pub(crate) fn suspended() -> std::time::Duration {
+    use rustix::time::{ClockId, Timespec, clock_gettime};
+    let nanoseconds = |Timespec { tv_sec, tv_nsec }| {
+        u64::try_from(tv_sec)
+            .unwrap_or(0)
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::try_from(tv_nsec).unwrap_or(0))
+    };
+    let monotonic = nanoseconds(clock_gettime(ClockId::Monotonic));
+    std::time::Duration::from_nanos(nanoseconds(clock_gettime(ClockId::Boottime)).saturating_sub(monotonic))
+}
