@@ -22,8 +22,8 @@ pub enum Request {
 /// Which route would a packet take?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteQuestion {
-    /// From this address,
-    pub source: IpAddr,
+    /// From this address, or from any if there is none,
+    pub source: Option<IpAddr>,
     /// to that one, of the same family,
     pub destination: IpAddr,
     /// leaving by this interface.
@@ -72,11 +72,12 @@ impl fmt::Display for Request {
             Self::DumpLinks => f.write_str("list interfaces"),
             Self::DumpAddresses => f.write_str("list addresses"),
             Self::AskRoute(question) => {
-                write!(
-                    f,
-                    "look up route from {} to {} through interface {}",
-                    question.source, question.destination, question.if_index
-                )
+                let RouteQuestion { source, destination, if_index } = question;
+                f.write_str("look up route")?;
+                if let Some(source) = source {
+                    write!(f, " from {source}")?;
+                }
+                write!(f, " to {destination} through interface {if_index}")
             }
             Self::Pm(command) => command.fmt(f),
         }

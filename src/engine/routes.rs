@@ -9,7 +9,6 @@ use crate::command::RouteQuestion;
 use crate::event::RoutingChange;
 use crate::network::{Network, covers};
 use crate::rules::Rules;
-use crate::types::IfIndex;
 
 /// One in each half of IPv4, so that 0.0.0.0/1 and 128.0.0.0/1 together count as a default route. Both
 /// are of no host: 64.0.0.1 stands for any, the other is for documentation (RFC 5737).
@@ -47,8 +46,27 @@ pub(super) struct Routes {
 struct Asked {
     ticket: Ticket,
     question: RouteQuestion,
+    /// The address that it is about, whether the question names it or not.
+    source: IpAddr,
     generation: u64,
-    second: bool,
+}
+
+impl Asked {
+    /// The next question about the same address, if the answer does not settle it.
+    ///
+    /// For IPv6 a lookup with a source finds the way of that source's rules but may answer with another
+    /// device that has a better metric; one without keeps to the device. Either will do.
+    fn next(&self, reachable: bool) -> Option<RouteQuestion> {
+        let [first, second] = probes(self.source);
+        let again = RouteQuestion { source: None, ..self.question };
+        match reachable {
+            true if self.question.destination == first => {
+                Some(RouteQuestion { source: Some(self.source), destination: second, ..self.question })
+            }
+            false if self.source.is_ipv6() && self.question.source.is_some() => Some(again),
+            _ => None,
+        }
+    }
 }
 
 impl Default for Routes {
@@ -88,7 +106,7 @@ impl Routes {
                     return;
                 }
                 let source = address.told.address;
-                let waiting = |asked: &Asked| (asked.question.source, asked.question.if_index) == (source, if_index);
+                let waiting = |asked: &Asked| (asked.source, asked.question.if_index) == (source, if_index);
                 if address.route.asked >= self.generation
                     || rules.verdict_without_route(link, address).is_err()
                     || self.on_the_way.iter().any(waiting)
@@ -96,40 +114,30 @@ impl Routes {
                     continue;
                 }
                 let [destination, _] = probes(source);
-                let question = RouteQuestion { source, destination, if_index };
+                let question = RouteQuestion { source: Some(source), destination, if_index };
                 let (ticket, generation) = (send(question), self.generation);
-                self.on_the_way.push(Asked { ticket, question, generation, second: false });
+                self.on_the_way.push(Asked { ticket, question, source, generation });
             }
         }
     }
 
-    /// Takes an answer; asks the second half when the first is reachable. Says whether an address's
-    /// state changed.
+    /// Takes an answer, and asks on until the address is settled.
     pub(super) fn answer(
         &mut self,
         network: &mut Network,
         ticket: Ticket,
         reachable: bool,
         send: impl FnOnce(RouteQuestion) -> Ticket,
-    ) -> bool {
-        let Some(place) = self.on_the_way.iter().position(|asked| asked.ticket == ticket) else { return false };
+    ) {
+        let Some(place) = self.on_the_way.iter().position(|asked| asked.ticket == ticket) else { return };
         let asked = self.on_the_way.swap_remove(place);
-        if reachable && !asked.second {
-            let [_, destination] = probes(asked.question.source);
-            let question = RouteQuestion { destination, ..asked.question };
-            self.on_the_way.push(Asked { ticket: send(question), question, second: true, ..asked });
-            return false;
+        if let Some(question) = asked.next(reachable) {
+            self.on_the_way.push(Asked { ticket: send(question), question, ..asked });
+            return;
         }
-        settle(network, asked.question.if_index, &asked, reachable)
+        for address in network.find_mut(asked.question.if_index, asked.source) {
+            address.route.reachable = Some(reachable);
+            address.route.asked = asked.generation;
+        }
     }
-}
-
-fn settle(network: &mut Network, if_index: IfIndex, asked: &Asked, reachable: bool) -> bool {
-    let mut changed = false;
-    for address in network.find_mut(if_index, asked.question.source) {
-        changed |= address.route.reachable != Some(reachable);
-        address.route.reachable = Some(reachable);
-        address.route.asked = asked.generation;
-    }
-    changed
 }

@@ -69,9 +69,9 @@ mod event {
 /// Encodes a command:
 ///
 /// ```text
-/// nlmsghdr  type FAMILY, flags REQUEST|ACK (REQUEST|DUMP to list)
+/// nlmsghdr  type FAMILY, flags REQUEST|ACK (and DUMP to list)
 /// genlmsghdr  cmd, version 1
-/// ADDR  nested: FAMILY u16, [ID u8], ADDR4 | ADDR6, [PORT u16], [FLAGS u32], [IF_IDX s32]
+/// ADDR  nested: FAMILY u16, ADDR4 | ADDR6, [ID u8], [PORT u16], FLAGS u32, [IF_IDX s32]
 /// RCV_ADD_ADDRS u32, SUBFLOWS u32  (SET_LIMITS)
 /// ```
 pub fn encode_command(encoder: &mut Encoder, family: u16, sequence: u32, wanted: &PmCommand) {
@@ -79,7 +79,7 @@ pub fn encode_command(encoder: &mut Encoder, family: u16, sequence: u32, wanted:
         PmCommand::AddEndpoint(_) => (command::ADD_ADDR, NLM_F_ACK),
         PmCommand::RemoveEndpoint(_) => (command::DEL_ADDR, NLM_F_ACK),
         PmCommand::GetEndpoint(_) => (command::GET_ADDR, NLM_F_ACK),
-        PmCommand::DumpEndpoints => (command::GET_ADDR, NLM_F_DUMP),
+        PmCommand::DumpEndpoints => (command::GET_ADDR, NLM_F_ACK | NLM_F_DUMP),
         PmCommand::FlushEndpoints => (command::FLUSH_ADDRS, NLM_F_ACK),
         PmCommand::SetLimits(_) => (command::SET_LIMITS, NLM_F_ACK),
         PmCommand::GetLimits => (command::GET_LIMITS, NLM_F_ACK),
@@ -104,10 +104,10 @@ pub fn encode_command(encoder: &mut Encoder, family: u16, sequence: u32, wanted:
 
 fn put_endpoint(encoder: &mut Encoder, endpoint: &Endpoint) {
     encoder.attribute(addr::FAMILY, &u16::from(super::family(endpoint.address)).to_ne_bytes());
+    encoder.ip(addr::ADDR4, addr::ADDR6, endpoint.address);
     if endpoint.id.0 != 0 {
         encoder.attribute(addr::ID, &[endpoint.id.0]);
     }
-    encoder.ip(addr::ADDR4, addr::ADDR6, endpoint.address);
     if endpoint.port != 0 {
         encoder.attribute(addr::PORT, &endpoint.port.to_ne_bytes());
     }

@@ -64,17 +64,23 @@ pub fn encode_dump_addresses(encoder: &mut Encoder, sequence: u32) {
     encoder.end();
 }
 
-/// Asks which route a packet would take: `struct rtmsg`, RTA_DST, RTA_SRC, RTA_OIF.
+/// Asks which route a packet would take: `struct rtmsg`, RTA_DST, [RTA_SRC], RTA_OIF.
 ///
-/// With RTM_F_FIB_MATCH the answer is the matching entry of the routing table: a plain lookup that is
-/// bound to a device takes every destination to be on-link (net/ipv4/route.c).
+/// With RTM_F_FIB_MATCH the answer is the matching entry of the routing table: for IPv4, a plain lookup
+/// that is bound to a device takes every destination to be on-link (net/ipv4/route.c). For IPv6 it is
+/// the other way round: only a plain lookup without source keeps to the device
+/// (net/ipv6/route.c, `ip6_route_output_flags`).
 pub fn encode_ask_route(encoder: &mut Encoder, sequence: u32, question: &RouteQuestion) {
-    let bits = if question.source.is_ipv4() { 32 } else { 128 };
+    let bits = if question.destination.is_ipv4() { 32 } else { 128 };
+    let source_bits = if question.source.is_some() { bits } else { 0 };
+    let match_table = question.destination.is_ipv4() || question.source.is_some();
     encoder.begin(rtm::GETROUTE, NLM_F_REQUEST, sequence);
-    encoder.put(&[family(question.source), bits, bits, 0, 0, 0, 0, 0]);
-    encoder.put(&RTM_F_FIB_MATCH.to_ne_bytes());
+    encoder.put(&[family(question.destination), bits, source_bits, 0, 0, 0, 0, 0]);
+    encoder.put(&if match_table { RTM_F_FIB_MATCH } else { 0 }.to_ne_bytes());
     encoder.ip(RTA_DST, RTA_DST, question.destination);
-    encoder.ip(RTA_SRC, RTA_SRC, question.source);
+    if let Some(source) = question.source {
+        encoder.ip(RTA_SRC, RTA_SRC, source);
+    }
     encoder.attribute(RTA_OIF, &question.if_index.0.to_ne_bytes());
     encoder.end();
 }
