@@ -103,7 +103,7 @@ mod term {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let colour = self.colour.then(|| colour(record.level()));
-            let mut line = Line { text: String::new(), foreign: false, colour };
+            let mut line = Line { text: String::new(), foreign: false, colour, styled: false };
             format(&mut line)?;
             writer.write_line(line.text.as_bytes())
         }
@@ -131,17 +131,21 @@ mod term {
         foreign: bool,
         /// The level's escape sequence, if there are to be any.
         colour: Option<&'static str>,
+        /// An escape sequence is in force.
+        styled: bool,
     }
 
     impl Line {
         fn start(&mut self, foreign: bool, sequence: &str) {
             self.foreign = foreign;
-            if self.colour.is_some() && !(self.text.is_empty() || self.text.ends_with(RESET)) {
+            if self.colour.is_none() {
+                return;
+            }
+            if self.styled {
                 self.text.push_str(RESET);
             }
-            if self.colour.is_some() {
-                self.text.push_str(sequence);
-            }
+            self.text.push_str(sequence);
+            self.styled = !sequence.is_empty();
         }
     }
 
@@ -240,9 +244,8 @@ mod tests {
     #[test]
     fn colours_are_ended_where_they_were_begun() {
         let text = written(|pipe| term::Term::new(pipe, true), |log| warn!(log, "m"; "key" => "v"));
-        let shown = "\u{1b}[33mWARN\u{1b}[0m \u{1b}[0m\u{1b}[1mm\u{1b}[0m, \u{1b}[0m\u{1b}[1mkey";
-        assert!(text.contains(shown), "{text:?}");
-        assert!(text.ends_with("v\u{1b}[0m\n"), "{text:?}");
+        let shown = " \u{1b}[33mWARN\u{1b}[0m \u{1b}[1mm\u{1b}[0m, \u{1b}[1mkey:\u{1b}[0m v\n";
+        assert!(text.ends_with(shown), "{text:?}");
     }
 
     #[test]
