@@ -7,6 +7,8 @@ mod daemon;
 mod engine;
 pub mod event;
 mod exit;
+#[allow(dead_code)] // until the daemon's loop logs
+mod log;
 mod network;
 pub mod plugin;
 mod rules;

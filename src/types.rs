@@ -142,6 +142,42 @@ impl EndpointFlags {
     pub const SETTABLE: Self = Self(0xf);
 }
 
+/// Where messages go: the option `--log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogDestination {
+    /// Standard error.
+    Stderr,
+    /// The local syslog daemon.
+    Syslog,
+    /// The systemd journal.
+    Journal,
+    /// Nowhere.
+    Null,
+}
+
+impl LogDestination {
+    /// Every destination with its name.
+    pub const NAMES: &'static [(&'static str, Self)] =
+        &[("stderr", Self::Stderr), ("syslog", Self::Syslog), ("journal", Self::Journal), ("null", Self::Null)];
+
+    /// The destination of that name, if there is one.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, destination)| *destination)
+    }
+}
+
+impl fmt::Display for LogDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Stderr => "stderr",
+            Self::Syslog => "syslog",
+            Self::Journal => "journal",
+            Self::Null => "null",
+        })
+    }
+}
+
 /// An error number of the kernel, positive; never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(pub i32);
@@ -200,6 +236,15 @@ mod tests {
             assert_eq!(EndpointFlags::from_name(name), Some(*flag));
         }
         assert_eq!(EndpointFlags::from_name("Subflow"), None);
+    }
+
+    #[test]
+    fn every_log_destination_is_found_by_the_name_it_shows() {
+        for (name, destination) in LogDestination::NAMES {
+            assert_eq!(destination.to_string(), *name);
+            assert_eq!(LogDestination::from_name(name), Some(*destination));
+        }
+        assert_eq!(LogDestination::from_name(""), None);
     }
 
     #[test]
