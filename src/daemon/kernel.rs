@@ -15,21 +15,34 @@ use crate::exit::{Code, Fatal};
 /// Name of the abstract socket that only one process in a network namespace can have.
 const INSTANCE: &str = "mptcpd";
 
-/// Checks that a Multipath TCP socket can be made in this network namespace.
+/// Checks that Multipath TCP is there and on in this network namespace.
 pub(super) fn has_mptcp() -> Result<(), Fatal> {
-    let (stream, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
-    let unavailable = |message: &str| Err(Fatal::new(Code::Unavailable, message));
-    match socket_with(AddressFamily::INET, stream, flags, Some(ipproto::MPTCP)) {
-        // net/mptcp/protocol.c, `mptcp_init_sock`: ENOPROTOOPT while net.mptcp.enabled is 0.
-        Err(Errno::NOPROTOOPT) => unavailable(
-            "multipath tcp is switched off in this network namespace: switch it on with `sysctl -w net.mptcp.enabled=1`",
-        ),
-        Err(Errno::PROTONOSUPPORT | Errno::INVAL) => {
-            unavailable("this kernel has no multipath tcp: use one built with CONFIG_MPTCP (Linux 5.12 or later)")
-        }
+    match fs::read_to_string("/proc/sys/net/mptcp/enabled") {
+        Ok(value) if value.trim() == "0" => Err(switched_off()),
+        Ok(_) => Ok(()),
+        // Without /proc only a socket tells.
+        Err(_) => can_make_socket(),
+    }
+}
+
+fn can_make_socket() -> Result<(), Fatal> {
+    match socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::MPTCP)) {
+        // net/mptcp/protocol.c, `mptcp_init_sock`.
+        Err(Errno::NOPROTOOPT) => Err(switched_off()),
+        Err(Errno::PROTONOSUPPORT | Errno::INVAL) => Err(Fatal::new(
+            Code::Unavailable,
+            "this kernel has no multipath tcp: use one built with CONFIG_MPTCP (Linux 5.12 or later)",
+        )),
         // Whatever else may keep a socket from being made does not concern the daemon, which makes none.
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+fn switched_off() -> Fatal {
+    Fatal::new(
+        Code::Unavailable,
+        "multipath tcp is switched off in this network namespace: switch it on with `sysctl -w net.mptcp.enabled=1`",
+    )
 }
 
 /// Says, once, when new connections are not under the kernel's own path manager.

@@ -171,7 +171,11 @@ impl Endpoints {
     /// What is to be saved, if it is time.
     pub(super) fn take_saved_state(&mut self, now: Instant) -> Option<SavedState> {
         self.save.take_if(|time| *time <= now)?;
-        let own = self.own().chain(&self.claimed).copied().collect();
+        let added = self.commands.iter().filter_map(|(_, command)| match command {
+            PmCommand::AddEndpoint(endpoint) => Some(endpoint),
+            _ => None,
+        });
+        let own = self.own().chain(&self.claimed).chain(added).copied().collect();
         Some(SavedState { own, ids: self.ids.known().to_vec(), limits: self.changed_limits })
     }
 
@@ -460,6 +464,9 @@ impl Endpoints {
     }
 
     fn command(&mut self, command: PmCommand, outbox: &mut Outbox, now: Instant) {
+        if matches!(command, PmCommand::AddEndpoint(_)) {
+            self.save_by(now);
+        }
         self.commands.push((outbox.send(Request::Pm(command), now), command));
     }
 
