@@ -2,7 +2,10 @@
 
 extern crate self as mptcpd;
 
+mod names;
 pub mod plugin;
+#[cfg(test)]
+mod random;
 pub mod settings;
 pub mod types;
 

@@ -142,6 +142,49 @@ impl EndpointFlags {
     pub const SETTABLE: Self = Self(0xf);
 }
 
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogDestination {
+    /// Standard error.
+    Stderr,
+    /// The local syslog socket.
+    Syslog,
+    /// The journal of systemd.
+    Journal,
+    /// Nowhere.
+    Null,
+}
+
+/// What becomes of the daemon's endpoints and limits when it stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnStop {
+    /// They stay, the next start takes them over.
+    Keep,
+    /// They are taken out, which closes every subflow from those addresses.
+    Remove,
+}
+
+/// An enumeration whose variants users name.
+macro_rules! named {
+    ($name:ident, $($variant:ident => $text:literal),+ $(,)?) => {
+        impl $name {
+            /// Every variant with its name.
+            pub(crate) const NAMES: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$variant => $text,)+
+                })
+            }
+        }
+    };
+}
+
+named!(LogDestination, Stderr => "stderr", Syslog => "syslog", Journal => "journal", Null => "null");
+named!(OnStop, Keep => "keep", Remove => "remove");
+
 /// An error number of the kernel, positive; never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(pub i32);
