@@ -2,6 +2,8 @@
 
 extern crate self as mptcpd;
 
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing calls it yet"))]
+mod cli;
 mod names;
 pub mod plugin;
 #[cfg(test)]
