@@ -4,6 +4,8 @@ extern crate self as mptcpd;
 
 #[cfg_attr(not(test), expect(dead_code, reason = "nothing calls it yet"))]
 mod cli;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "nothing calls it yet"))]
+mod config;
 mod names;
 pub mod plugin;
 #[cfg(test)]
