@@ -1,16 +1,25 @@
 //! `mptcpd`: decides which paths Multipath TCP connections use on a Linux host.
+//!
+//! The daemon is the whole of this library; the program calls [`main`]. Public is what a path manager
+//! needs ([`plugin`], [`settings`], [`types`]), and what the kernel says and is asked, as values and as
+//! bytes ([`event`], [`command`], [`wire`]), for tests and for whoever wants to fuzz it.
 
 extern crate self as mptcpd;
 
+mod app;
+mod cli;
 pub mod command;
+mod config;
 mod daemon;
 mod engine;
 pub mod event;
 mod exit;
-#[allow(dead_code)] // until the daemon's loop logs
 mod log;
+mod names;
 mod network;
 pub mod plugin;
+#[cfg(test)]
+mod random;
 mod rules;
 pub mod settings;
 mod state_file;
@@ -21,47 +30,4 @@ pub mod wire;
 #[path = "../pm/mod.rs"]
 mod pm;
 
-/// Runs the daemon and says with which code the process is to end.
-#[must_use]
-pub fn main() -> std::process::ExitCode {
-    use slog::Drain;
-    let setup = || {
-        let mut settings = settings::Settings::default();
-        let managers = plugin::registry()
-            .unwrap_or_default()
-            .iter()
-            .map(|p| (p.build)(&mut settings).unwrap_or_else(|_| panic!()))
-            .collect();
-        let args: Vec<String> = std::env::args().collect();
-        let has = |f: &str| args.iter().any(|a| a == f);
-        let mut notify = types::NotifyFlags(7);
-        if has("--check-route") {
-            notify = types::NotifyFlags(15)
-        }
-        let d = slog_term::FullFormat::new(slog_term::PlainDecorator::new(std::io::stderr())).build();
-        let log = if has("--debug") {
-            slog::Logger::root(std::sync::Mutex::new(d).fuse(), slog::o!())
-        } else {
-            slog::Logger::root(
-                slog::LevelFilter::new(std::sync::Mutex::new(d).fuse(), slog::Level::Info).fuse(),
-                slog::o!(),
-            )
-        };
-        daemon::Setup {
-            policy: engine::Policy {
-                rules: rules::Rules { notify, flags: types::EndpointFlags::SUBFLOW },
-                managers,
-                debug: has("--debug"),
-            },
-            remove_on_stop: has("--remove"),
-            log,
-        }
-    };
-    match daemon::run(setup(), Box::new(move || Ok(setup()))) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("mptcpd: {e}");
-            e.code.into()
-        }
-    }
-}
+pub use app::main;

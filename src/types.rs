@@ -142,41 +142,48 @@ impl EndpointFlags {
     pub const SETTABLE: Self = Self(0xf);
 }
 
-/// Where messages go: the option `--log`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LogDestination {
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogDestination {
     /// Standard error.
     Stderr,
-    /// The local syslog daemon.
+    /// The local syslog socket.
     Syslog,
-    /// The systemd journal.
+    /// The journal of systemd.
     Journal,
     /// Nowhere.
     Null,
 }
 
-impl LogDestination {
-    /// Every destination with its name.
-    pub const NAMES: &'static [(&'static str, Self)] =
-        &[("stderr", Self::Stderr), ("syslog", Self::Syslog), ("journal", Self::Journal), ("null", Self::Null)];
-
-    /// The destination of that name, if there is one.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, destination)| *destination)
-    }
+/// What becomes of the daemon's endpoints and limits when it stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnStop {
+    /// They stay, the next start takes them over.
+    Keep,
+    /// They are taken out, which closes every subflow from those addresses.
+    Remove,
 }
 
-impl fmt::Display for LogDestination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Stderr => "stderr",
-            Self::Syslog => "syslog",
-            Self::Journal => "journal",
-            Self::Null => "null",
-        })
-    }
+/// An enumeration whose variants users name.
+macro_rules! named {
+    ($name:ident, $($variant:ident => $text:literal),+ $(,)?) => {
+        impl $name {
+            /// Every variant with its name.
+            pub(crate) const NAMES: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$variant => $text,)+
+                })
+            }
+        }
+    };
 }
+
+named!(LogDestination, Stderr => "stderr", Syslog => "syslog", Journal => "journal", Null => "null");
+named!(OnStop, Keep => "keep", Remove => "remove");
 
 /// An error number of the kernel, positive; never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -236,15 +243,6 @@ mod tests {
             assert_eq!(EndpointFlags::from_name(name), Some(*flag));
         }
         assert_eq!(EndpointFlags::from_name("Subflow"), None);
-    }
-
-    #[test]
-    fn every_log_destination_is_found_by_the_name_it_shows() {
-        for (name, destination) in LogDestination::NAMES {
-            assert_eq!(destination.to_string(), *name);
-            assert_eq!(LogDestination::from_name(name), Some(*destination));
-        }
-        assert_eq!(LogDestination::from_name(""), None);
     }
 
     #[test]

@@ -1,0 +1,104 @@
+//! The key-file form of the C daemon: `[core]`, then `key=value` without quotes, a line each.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::ConfigError;
+use super::layer::KEYS;
+use crate::names;
+use crate::settings::tree::{Entry, Node, Table, Value};
+use crate::settings::{Place, Source};
+
+/// What such a file says, as if it had been TOML.
+#[derive(Debug)]
+pub(super) struct KeyFile {
+    /// Known keys only; of one given twice the last.
+    pub(super) core: Table,
+    pub(super) notices: Vec<String>,
+}
+
+enum Line<'a> {
+    Nothing,
+    Header,
+    /// A key and its value, with their offsets in the line.
+    Setting((usize, &'a str), (usize, &'a str)),
+}
+
+/// Reads a file if every line of it has that form; `None` if not.
+pub(super) fn read(source: &Arc<Source>) -> Option<Result<KeyFile, ConfigError>> {
+    let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
+    let mut offset = source.text.len() - text.len();
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        lines.push((offset, classify(line)?));
+        offset += line.len() + 1;
+    }
+    Some(assemble(source, &lines))
+}
+
+fn classify(line: &str) -> Option<Line<'_>> {
+    let at = |part: &str| line.find(part).unwrap_or_default();
+    let trimmed = line.trim();
+    if trimmed.is_empty() || trimmed.starts_with('#') {
+        return Some(Line::Nothing);
+    }
+    if trimmed == "[core]" {
+        return Some(Line::Header);
+    }
+    let (key, value) = line.split_once('=')?;
+    let value_at = key.len() + 1 + (value.len() - value.trim_start().len());
+    let (key, value) = (key.trim(), value.trim());
+    let named = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let bare = !value.starts_with(['"', '\'', '[', '{']);
+    (named && bare).then(|| Line::Setting((at(key), key), (value_at, value)))
+}
+
+fn assemble(source: &Arc<Source>, lines: &[(usize, Line<'_>)]) -> Result<KeyFile, ConfigError> {
+    let mut core = Table::default();
+    let mut notices = Vec::new();
+    let mut header = false;
+    for (start, line) in lines {
+        match line {
+            Line::Nothing => {}
+            Line::Header => header = true,
+            Line::Setting((key_at, key), (value_at, value)) => {
+                let place = Place::new(source, start + key_at);
+                if !header {
+                    return Err(place
+                        .error(format!("the key {} stands before the line [core]", names::quoted(key)))
+                        .into());
+                }
+                if !KEYS.contains(key) {
+                    notices.push(format!("{place}: {}; ignored", names::unknown("key of [core]", key, KEYS)));
+                    continue;
+                }
+                let node = Node { value: typed(key, value), place: Place::new(source, start + value_at) };
+                core.put(Entry { key: (*key).to_owned(), place, node });
+            }
+        }
+    }
+    notices.insert(0, rewrite(source, &core));
+    Ok(KeyFile { core, notices })
+}
+
+/// Everything is a string there; `debug` is none in TOML.
+fn typed(key: &str, value: &str) -> Value {
+    match (key, value) {
+        ("debug", "true") => Value::Boolean(true),
+        ("debug", "false") => Value::Boolean(false),
+        _ => Value::Text(value.to_owned()),
+    }
+}
+
+fn rewrite(source: &Source, core: &Table) -> String {
+    let mut toml = Table::default();
+    for entry in core.entries() {
+        // A directory that is not there would be an error in TOML.
+        match &entry.node.value {
+            Value::Text(path) if entry.key == "plugin-dir" && !Path::new(path).is_dir() => {}
+            _ => toml.put(entry.clone()),
+        }
+    }
+    let name = names::shown(&source.path);
+    format!("{name}: read as a key file of the C daemon; as TOML the same is one line: core = {toml}")
+}

@@ -1,0 +1,607 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::plugin::Manages;
+use crate::random::Random;
+
+struct Idle;
+impl PathManager for Idle {}
+
+static ALPHA: Plugin = Plugin {
+    name: "alpha",
+    manages: Manages::Endpoints,
+    priority: 0,
+    summary: "",
+    build: |settings| {
+        settings.string("word")?;
+        settings.strings("words")?;
+        settings.integer("number", 0..=9)?;
+        settings.boolean("switch")?;
+        settings.table("ports")?;
+        Ok(Box::new(Idle))
+    },
+};
+static BETA: Plugin =
+    Plugin { name: "beta", manages: Manages::Endpoints, priority: -5, summary: "", build: |_| Ok(Box::new(Idle)) };
+static PLUGINS: &[&Plugin] = &[&BETA, &ALPHA];
+
+/// A directory of its own for a test, with the configuration in it; removed at the end.
+struct Host {
+    root: PathBuf,
+    defaults: Defaults,
+}
+
+impl Host {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mptcpd-config-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let root = std::env::temp_dir().join(name);
+        let defaults = Defaults {
+            file: root.join("mptcpd.conf"),
+            plugin_dir: root.join("plugins"),
+            path_manager: "alpha",
+            log: LogDestination::Stderr,
+        };
+        let host = Self { root, defaults };
+        host.directory("");
+        host
+    }
+
+    fn with(text: impl AsRef<[u8]>) -> Self {
+        let host = Self::new();
+        host.write("mptcpd.conf", text);
+        host
+    }
+
+    fn directory(&self, name: &str) {
+        fs::create_dir_all(self.root.join(name)).unwrap();
+        self.mode(name, 0o755);
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.root.join(name);
+        if let Some((directory, _)) = name.rsplit_once('/') {
+            self.directory(directory);
+        }
+        fs::write(&path, text).unwrap();
+        self.mode(name, 0o644);
+    }
+
+    fn mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.root.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn load(&self, args: &[&str]) -> Result<Loaded, ConfigError> {
+        let action = crate::cli::parse(args.iter().map(|arg| arg.replace('@', self.root.to_str().unwrap()).into()));
+        let Ok(crate::cli::Action::Run(options)) = action else { panic!("{args:?}: {action:?}") };
+        load_with(&options, PLUGINS, &self.defaults)
+    }
+
+    fn loaded(&self, args: &[&str]) -> Loaded {
+        self.load(args).unwrap_or_else(|error| panic!("{args:?}: {error}"))
+    }
+
+    /// The code and text of the error, with the directory as `@`.
+    fn error(&self, args: &[&str]) -> (u8, String) {
+        let error = self.load(args).map(|loaded| format!("{loaded:?}")).expect_err("no error");
+        (error.code() as u8, self.strip(&error.to_string()))
+    }
+
+    fn strip(&self, text: &str) -> String {
+        assert!(!text.contains('\n'), "{text}");
+        text.replace(self.root.to_str().unwrap(), "@")
+    }
+
+    fn notices(&self, args: &[&str]) -> Vec<String> {
+        self.loaded(args).notices.iter().map(|notice| self.strip(notice)).collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.root).unwrap();
+    }
+}
+
+/// What a configuration says, without where it came from.
+fn meaning(config: &Config) -> String {
+    let names: Vec<_> = config.load_plugins.iter().map(|plugin| plugin.name).collect();
+    let settings: Vec<String> = config
+        .settings
+        .iter()
+        .map(|(name, settings)| {
+            let mut lines: Vec<_> =
+                settings.entries().entries().iter().map(|e| format!("{} = {}", e.key, e.node.value)).collect();
+            lines.sort();
+            format!("{name}: {lines:?}")
+        })
+        .collect();
+    format!(
+        "{} {} {} {} {:?} {} {names:?} {} {settings:?}",
+        config.log,
+        config.debug,
+        config.addr_flags,
+        config.notify_flags,
+        config.plugin_dir,
+        config.path_manager.name,
+        config.on_stop
+    )
+}
+
+#[test]
+fn without_any_file_the_built_in_defaults_hold() {
+    let host = Host::new();
+    let Loaded { config, notices } = host.loaded(&[]);
+    assert_eq!(
+        host.strip(&meaning(&config)),
+        "stderr false subflow existing,skip_link_local,skip_loopback \"@/plugins\" alpha [\"alpha\"] keep []"
+    );
+    assert_eq!((config.sources, notices), (vec![], vec![]));
+    let built_in = Defaults::built_in();
+    assert_eq!(built_in.path_manager, env!("MPTCPD_DEFAULT_PM"));
+    assert_eq!(built_in.file, Path::new(DEFAULT_FILE));
+}
+
+#[test]
+fn what_is_loaded_without_further_ado_has_the_built_in_defaults() {
+    let host = Host::with("[core]\ndebug = true\n");
+    host.directory("plugins");
+    let options = Options {
+        config: Some(host.root.join("mptcpd.conf")),
+        plugin_dir: Some(host.root.join("plugins")),
+        ..Options::default()
+    };
+    let config = load(&options, PLUGINS).unwrap().config;
+    assert_eq!((config.debug, config.log.to_string().as_str()), (true, env!("MPTCPD_DEFAULT_LOG")));
+}
+
+#[test]
+fn the_first_by_priority_is_the_default_when_the_usual_one_is_not_compiled_in() {
+    let mut host = Host::new();
+    host.defaults.path_manager = "absent";
+    assert_eq!(host.loaded(&[]).config.path_manager.name, "beta");
+    assert_eq!(host.loaded(&["--load-plugins=alpha"]).config.path_manager.name, "alpha");
+}
+
+const FULL: &str = r#"
+[core]
+log = "null"
+debug = true
+addr-flags = ["signal", "backup"]
+notify-flags = "check_route, existing"
+path-manager = "beta"
+load-plugins = ["alpha", "beta"]
+on-stop = "remove"
+[pm.alpha]
+word = "w"
+"#;
+
+#[test]
+fn every_key_of_the_file_is_taken_and_the_command_line_counts_more() {
+    let host = Host::with(FULL);
+    let config = host.loaded(&[]).config;
+    assert_eq!(
+        host.strip(&meaning(&config)),
+        "null true signal,backup existing,check_route \"@/plugins\" beta [\"beta\", \"alpha\"] remove [\"alpha: [\\\"word = \\\\\\\"w\\\\\\\"\\\"]\"]"
+    );
+    host.directory("other");
+    let args = ["--log=syslog", "--addr-flags=", "--notify-flags=", "--plugin-dir=@/other", "--path-manager=alpha"];
+    let config = host.loaded(&[&args[..], &["--load-plugins=alpha", "--on-stop=keep"]].concat()).config;
+    assert!(
+        host.strip(&meaning(&config)).starts_with("syslog true none none \"@/other\" alpha [\"alpha\"] keep"),
+        "{}",
+        meaning(&config)
+    );
+}
+
+#[test]
+fn every_key_of_core_is_an_option_and_is_known() {
+    for key in layer::KEYS {
+        assert!(crate::cli::OPTIONS.iter().any(|option| option.definition().contains(&format!("--{key}"))), "{key}");
+        let host = Host::with(format!("[core]\n{key} = 1.5\n"));
+        let (code, text) = host.error(&[]);
+        assert_eq!(code, 78);
+        assert!(text.starts_with(&format!("@/mptcpd.conf:2:{}: {key}: 1.5 is a floating", key.len() + 4)), "{text}");
+    }
+}
+
+#[test]
+fn drop_ins_count_more_than_the_file_in_the_order_of_their_names() {
+    let host = Host::with("[core]\nlog = \"null\"\non-stop = \"remove\"\n[pm.alpha]\nnumber = 1\nword = \"a\"\n");
+    host.write("mptcpd.conf.d/20-b.toml", "[core]\nlog = \"journal\"\n[pm.alpha]\nnumber = 3\n");
+    host.write("mptcpd.conf.d/10-a.toml", "[core]\nlog = \"syslog\"\naddr-flags = []\n[pm.alpha]\nnumber = 2");
+    host.write("mptcpd.conf.d/30-c.conf", "not read");
+    host.write("mptcpd.conf.d/.40-hidden.toml", "not read");
+    let config = host.loaded(&[]).config;
+    assert_eq!(
+        (config.log, config.addr_flags, config.on_stop),
+        (LogDestination::Journal, EndpointFlags::NONE, OnStop::Remove)
+    );
+    assert_eq!(config.settings["alpha"].entries().to_string(), "{ number = 3, word = \"a\" }");
+    let names: Vec<_> = config.sources.iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(names, ["mptcpd.conf", "10-a.toml", "20-b.toml"]);
+    host.write("mptcpd.conf.d/15.toml", "[core]\nlog = \"jornal\"\n");
+    assert!(host.error(&[]).1.starts_with("@/mptcpd.conf.d/15.toml:2:7: log: unknown destination"));
+}
+
+#[test]
+fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest() {
+    for (text, error) in [
+        ("[cor]\n", "1:2: unknown table or key \"cor\" (did you mean \"core\"?), valid: core, pm"),
+        ("log = 'null'", "1:1: the key \"log\" belongs into the table [core]"),
+        ("core = 1", "1:8: core: 1 is an integer, expected a table"),
+        ("[[core]]", "1:1: core: [{}] is an array, expected a table"),
+        (
+            "[core]\nadr-flags = ''",
+            "2:1: unknown key of [core] \"adr-flags\" (did you mean \"addr-flags\"?), valid: log, debug, addr-flags, \
+             notify-flags, plugin-dir, path-manager, load-plugins, on-stop",
+        ),
+        ("[core]\nlog = true", "2:7: log: true is a boolean, expected a string"),
+        ("[core]\ndebug = 'yes'", "2:9: debug: \"yes\" is a string, expected true or false"),
+        (
+            "[core]\naddr-flags = ['signal', 'sublow']",
+            "2:25: addr-flags: unknown flag \"sublow\" (did you mean \"subflow\"?), valid: signal, subflow, backup, fullmesh",
+        ),
+        ("[core]\naddr-flags = 'signal,,'", "2:14: addr-flags: empty item in the list \"signal,,\""),
+        (
+            "[core]\naddr-flags = 'fullmesh,signal'",
+            "2:14: addr-flags: the flags signal and fullmesh exclude each other: leave one out",
+        ),
+        ("[core]\nload-plugins = []", "2:16: load-plugins: the list is empty"),
+        ("[core]\nplugin-dir = ''", "2:14: plugin-dir: the value is empty"),
+        ("[core]\npath-manager = 'sspi'", "2:16: path-manager: unknown path manager \"sspi\", valid: beta, alpha"),
+        ("[pm.alfa]", "1:5: unknown path manager \"alfa\" (did you mean \"alpha\"?), valid: beta, alpha"),
+        ("[pm]\nalpha = 1", "2:9: pm.alpha: 1 is an integer, expected a table"),
+        ("[pm.alpha]\nnumber = 10", "2:10: number: 10 is out of range, expected an integer from 0 to 9"),
+        (
+            "[pm.alpha]\nnumbr = 1",
+            "2:1: unknown key of [pm.alpha] \"numbr\" (did you mean \"number\"?), valid: word, words, number, switch, ports",
+        ),
+        ("[pm.beta]\nx = 1", "2:1: beta has no settings, found the key \"x\""),
+        ("[core]\nlog = \"null\nx = [1]", "2:12: not valid TOML: invalid basic string, expected `\"`"),
+        ("[core]\nplugin-dir = '/nonexistent/x'", "2:14: plugin-dir: /nonexistent/x: no such directory"),
+        ("[core]\nplugin-dir = '/dev/null'", "2:14: plugin-dir: /dev/null: not a directory"),
+        (
+            "[core]\nload-plugins = 'beta'\npath-manager = 'alpha'",
+            "3:16: the path manager \"alpha\" is not among load-plugins (beta): add it there or choose another",
+        ),
+    ] {
+        let host = Host::with(text);
+        assert_eq!(host.error(&[]), (78, format!("@/mptcpd.conf:{error}")), "{text}");
+    }
+}
+
+#[test]
+fn what_the_command_line_got_wrong_is_a_usage_error() {
+    let host = Host::with("[core]\nload-plugins = 'beta'\n");
+    for (args, error) in [
+        (
+            &["--path-manager=alpa"][..],
+            "--path-manager: unknown path manager \"alpa\" (did you mean \"alpha\"?), valid: beta, alpha",
+        ),
+        (&["--load-plugins=beta,x"], "--load-plugins: unknown path manager \"x\", valid: beta, alpha"),
+        (&["--plugin-dir=@/absent"], "--plugin-dir: @/absent: no such directory"),
+        (&["--plugin-dir=@/plugins"], "--plugin-dir: @/plugins: no such directory"),
+        (&["--plugin-dir=@/mptcpd.conf"], "--plugin-dir: @/mptcpd.conf: not a directory"),
+        (
+            &["--path-manager=alpha"],
+            "--path-manager: the path manager \"alpha\" is not among load-plugins (beta): add it there or choose another",
+        ),
+    ] {
+        assert_eq!(host.error(args), (64, error.to_owned()));
+    }
+    let host = Host::with("[core]\npath-manager = 'alpha'\n");
+    let (code, text) = host.error(&["--load-plugins=beta"]);
+    assert!(code == 64 && text.starts_with("--load-plugins: the path manager \"alpha\" is not among"), "{code} {text}");
+}
+
+#[test]
+fn of_several_loaded_the_chosen_one_or_the_default_or_the_first_manages() {
+    let host = Host::new();
+    let chosen = |args: &[&str]| host.loaded(args).config.path_manager.name;
+    assert_eq!(chosen(&["--load-plugins=alpha,beta,alpha"]), "alpha");
+    assert_eq!(chosen(&["--load-plugins=beta"]), "beta");
+    assert_eq!(chosen(&["--load-plugins=alpha,beta", "--path-manager=beta"]), "beta");
+    assert_eq!(host.loaded(&["--load-plugins=alpha,beta,alpha"]).config.load_plugins.len(), 2);
+    assert_eq!(host.loaded(&["--path-manager=beta"]).config.load_plugins.len(), 1);
+}
+
+#[test]
+fn a_file_that_others_can_change_or_that_is_no_file_is_refused_with_the_remedy() {
+    let host = Host::with("[core]\n");
+    host.mode("mptcpd.conf", 0o646);
+    let refused = "@/mptcpd.conf: refused, it is writable by others: chmod o-w @/mptcpd.conf";
+    assert_eq!(host.error(&[]), (78, refused.to_owned()));
+    assert_eq!(host.error(&["--config=@"]), (78, "@: refused, it is not a regular file".to_owned()));
+    assert_eq!(host.error(&["--config=/dev/null"]).1, "/dev/null: refused, it is not a regular file");
+    assert_eq!(host.error(&["--config=@/absent"]), (78, "@/absent: no such file (--config names it)".to_owned()));
+    assert!(
+        host.error(&["--config=@/mptcpd.conf/x"]).1.starts_with("@/mptcpd.conf/x: cannot open it: not a directory")
+    );
+    host.mode("mptcpd.conf", 0o644);
+    host.write("mptcpd.conf.d/a.toml", "");
+    host.mode("mptcpd.conf.d/a.toml", 0o666);
+    assert!(host.error(&[]).1.starts_with("@/mptcpd.conf.d/a.toml: refused, it is writable by others"));
+    host.mode("mptcpd.conf.d/a.toml", 0o644);
+    host.mode("mptcpd.conf.d", 0o777);
+    assert!(host.error(&[]).1.ends_with(": chmod o-w @/mptcpd.conf.d"));
+    fs::remove_dir_all(host.root.join("mptcpd.conf.d")).unwrap();
+    host.write("mptcpd.conf.d", "");
+    assert_eq!(host.error(&[]).1, "@/mptcpd.conf.d: not a directory");
+}
+
+#[test]
+fn a_fifo_does_not_block_and_a_link_to_a_file_is_followed() {
+    let host = Host::new();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        host.root.join("mptcpd.conf"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    assert_eq!(host.error(&[]).1, "@/mptcpd.conf: refused, it is not a regular file");
+    fs::remove_file(host.root.join("mptcpd.conf")).unwrap();
+    host.write("real", "[core]\ndebug = true");
+    std::os::unix::fs::symlink("real", host.root.join("mptcpd.conf")).unwrap();
+    assert!(host.loaded(&[]).config.debug);
+}
+
+#[test]
+fn what_is_too_large_or_not_utf_8_is_refused() {
+    let host = Host::with(vec![b'#'; (1 << 20) + 1]);
+    assert_eq!(host.error(&[]).1, "@/mptcpd.conf: refused, larger than 1048576 bytes");
+    host.write("mptcpd.conf", vec![b'#'; 1 << 20]);
+    host.loaded(&[]);
+    host.write("mptcpd.conf", b"[core]\n# \xc3\xa9 \xff\n");
+    assert_eq!(host.error(&[]).1, "@/mptcpd.conf:2:5: not UTF-8: byte 0xff at offset 12");
+}
+
+#[test]
+fn the_plugin_directory_holds_settings_of_plugins_compiled_in() {
+    let host = Host::new();
+    host.write("plugins/alpha.toml", "number = 4\n[ports]\neth0 = \"x\"\n");
+    host.write("plugins/alpha.so", "");
+    host.write("plugins/sspi.so", "");
+    host.write("plugins/README", "");
+    let Loaded { config, notices } = host.loaded(&[]);
+    assert_eq!(config.settings["alpha"].entries().to_string(), "{ number = 4, ports = { eth0 = \"x\" } }");
+    let notices: Vec<_> = notices.iter().map(|notice| host.strip(notice)).collect();
+    assert_eq!(notices, ["@/plugins: path managers are inside the program, not loaded: alpha.so, sspi.so"]);
+
+    host.write("plugins/alpha.toml", "number = 40");
+    assert!(host.error(&[]).1.starts_with("@/plugins/alpha.toml:1:10: number: 40 is out of range"));
+    host.write("plugins/alpha.toml", "");
+    host.write("plugins/beta.toml", "x = 1");
+    assert!(host.error(&[]).1.starts_with("@/plugins/beta.toml:1:1: beta has no settings"));
+    fs::rename(host.root.join("plugins/beta.toml"), host.root.join("plugins/bta.toml")).unwrap();
+    assert_eq!(
+        host.error(&["--plugin-dir=@/plugins"]),
+        (78, "@/plugins/bta.toml: settings of an unknown path manager \"bta\" (did you mean \"beta\"?), valid: beta, alpha".into())
+    );
+}
+
+#[test]
+fn a_plugin_directory_or_file_that_others_can_change_is_refused() {
+    let host = Host::new();
+    host.write("plugins/alpha.toml", "");
+    host.mode("plugins/alpha.toml", 0o666);
+    assert!(host.error(&[]).1.starts_with("@/plugins/alpha.toml: refused, it is writable by others"));
+    host.mode("plugins/alpha.toml", 0o644);
+    host.mode("plugins", 0o757);
+    assert!(host.error(&[]).1.starts_with("@/plugins: refused, it is writable by others: chmod o-w @/plugins"));
+}
+
+#[test]
+fn a_key_in_a_file_and_in_the_plugin_directory_is_an_error_that_names_both() {
+    let host = Host::with("[pm.alpha]\nword = 'a'\nnumber = 1\n");
+    host.write("plugins/alpha.toml", "switch = true\nnumber = 1\n");
+    let error = "@/plugins/alpha.toml:2:1: number is also given at @/mptcpd.conf:3:1: leave one out";
+    assert_eq!(host.error(&[]), (78, error.to_owned()));
+    host.write("plugins/alpha.toml", "switch = true\n");
+    assert_eq!(host.loaded(&[]).config.settings["alpha"].entries().entries().len(), 3);
+}
+
+/// Debian's file of mptcpd 0.12, without most of its comments.
+const DEBIAN: &str = "# SPDX-License-Identifier: BSD-3-Clause\n#\n# ---- don't \"mind\" ----\n\n[core]\n#   stderr - I/O\nlog=stderr\n\n\
+    plugin-dir=@DIR@\n\npath-manager=alpha\n\n# addr-flags=subflow\n\n# load-plugins=addr_adv,sspi\n";
+
+#[test]
+fn the_c_daemons_file_is_understood_with_a_notice_that_shows_the_toml() {
+    let host = Host::new();
+    host.directory("lib");
+    host.write("lib/addr_adv.so", "");
+    host.write("mptcpd.conf", DEBIAN.replace("@DIR@", host.root.join("lib").to_str().unwrap()));
+    assert!(
+        host.strip(&meaning(&host.loaded(&[]).config))
+            .starts_with("stderr false subflow existing,skip_link_local,skip_loopback \"@/lib\" alpha")
+    );
+    let toml = "core = { log = \"stderr\", plugin-dir = \"@/lib\", path-manager = \"alpha\" }";
+    assert_eq!(
+        host.notices(&[]),
+        [
+            format!("@/mptcpd.conf: read as a key file of the C daemon; as TOML the same is one line: {toml}"),
+            "@/lib: path managers are inside the program, not loaded: addr_adv.so".to_owned()
+        ]
+    );
+    host.write("other", toml.replace('@', host.root.to_str().unwrap()));
+    assert_eq!(meaning(&host.loaded(&[]).config), meaning(&host.loaded(&["--config=@/other"]).config));
+}
+
+#[test]
+fn a_plugin_directory_that_a_key_file_names_need_not_exist() {
+    let host = Host::with(DEBIAN.replace("@DIR@", "/nonexistent/mptcpd"));
+    host.write("plugins/alpha.toml", "number = 2");
+    let notices = host.notices(&[]);
+    assert!(notices[0].ends_with("core = { log = \"stderr\", path-manager = \"alpha\" }"), "{notices:?}");
+    assert_eq!(
+        notices[1..],
+        ["@/mptcpd.conf:9:12: plugin-dir: /nonexistent/mptcpd: no such directory, @/plugins is used".to_owned()]
+    );
+    assert_eq!(host.strip(host.loaded(&[]).config.plugin_dir.to_str().unwrap()), "@/plugins");
+    host.write("mptcpd.conf", DEBIAN.replace("@DIR@", "/dev/null"));
+    assert_eq!(host.notices(&[]).len(), 2);
+    assert_eq!(host.error(&["--plugin-dir=/nonexistent/mptcpd"]).0, 64);
+}
+
+#[test]
+fn every_key_may_stand_in_a_key_file_and_bad_ones_are_named_with_their_place() {
+    let host = Host::with(
+        "[core]\r\n  # c\r\n  log = syslog\r\naddr-flags=signal, backup,\nnotify-flags=\ndebug=true\non-stop=remove\nload-plugins=alpha,beta\nx-y=1\n",
+    );
+    let Loaded { config, notices } = host.loaded(&[]);
+    assert!(
+        host.strip(&meaning(&config))
+            .starts_with("syslog true signal,backup none \"@/plugins\" alpha [\"beta\", \"alpha\"] remove"),
+        "{}",
+        meaning(&config)
+    );
+    assert_eq!(notices.len(), 2, "{notices:?}");
+    assert!(host.strip(&notices[1]).starts_with("@/mptcpd.conf:9:1: unknown key of [core] \"x-y\", valid: log,"));
+    for (text, error) in [
+        ("# c\nlog=null\n[core]\n", "2:1: the key \"log\" stands before the line [core]"),
+        ("log=null\n", "1:1: the key \"log\" stands before the line [core]"),
+        (
+            "[core]\nlog=jornal\n",
+            "2:5: log: unknown destination \"jornal\" (did you mean \"journal\"?), valid: stderr, syslog, journal, null",
+        ),
+        ("[core]\nplugin-dir=\n", "2:12: plugin-dir: the value is empty"),
+        ("[core]\nload-plugins=\n", "2:14: load-plugins: the list is empty"),
+        ("[core]\nload-plugins=,\n", "2:14: load-plugins: empty item in the list \",\""),
+        (
+            "[core]\naddr-flags=signal,fullmesh\n",
+            "2:12: addr-flags: the flags signal and fullmesh exclude each other: leave one out",
+        ),
+        ("[core]\npath-manager=sspi\n", "2:14: path-manager: unknown path manager \"sspi\", valid: beta, alpha"),
+        ("[core]\nlog=\ndebug=yes", "2:5: log: unknown destination \"\", valid: stderr, syslog, journal, null"),
+        ("[core]\n debug =  yes", "2:11: debug: \"yes\" is a string, expected true or false"),
+    ] {
+        let host = Host::with(text);
+        assert_eq!(host.error(&[]), (78, format!("@/mptcpd.conf:{error}")), "{text}");
+    }
+}
+
+#[test]
+fn a_file_with_any_other_line_is_toml_and_its_error_is_that_of_toml() {
+    for text in [
+        "[core]\nlog=stderr\naddr-flags = [\"signal\"]\n",
+        "[core]\nlog=stderr\n[pm.alpha]\n",
+        "[core]\nlog=stderr\nnothing\n",
+        "[core]\nlog=stderr\npath-manager='alpha'\n",
+        "[core] # c\nlog=stderr\n",
+    ] {
+        let (code, error) = Host::with(text).error(&[]);
+        assert!(code == 78 && error.contains(": not valid TOML: "), "{error}");
+    }
+}
+
+#[test]
+fn the_effective_configuration_reads_back_the_same() {
+    let odd = "é\\u0000\\t\\\"\\\\ # ' \\u007f\\n=";
+    let host = Host::with(format!(
+        "{FULL}number = 3\nwords = [\"{odd}\", \"\"]\nswitch = false\n[pm.alpha.ports]\n\"{odd}\" = \"{odd}\"\n\"\" = \"\"\nplain = \"x\"\n[pm.beta]\n"
+    ));
+    for args in
+        [&[][..], &["--addr-flags=", "--notify-flags=", "--plugin-dir=@/odd \"\\\u{1}é"], &["--load-plugins=beta"]]
+    {
+        host.directory("odd \"\\\u{1}é");
+        let config = host.loaded(args).config;
+        let text = effective_toml(&config);
+        for key in layer::KEYS {
+            assert!(text.contains(&format!("\n{key} = ")), "{key}: {text}");
+        }
+        host.write("again", &text);
+        let again = host.loaded(&["--config=@/again"]);
+        assert_eq!(meaning(&again.config), meaning(&config), "{text}");
+        assert!(again.notices.is_empty());
+    }
+    let none = Host::new();
+    let config = none.loaded(&[]).config;
+    none.write("again", effective_toml(&config));
+    assert_eq!(meaning(&none.loaded(&["--config=@/again"]).config), meaning(&config));
+}
+
+#[test]
+fn settings_of_the_plugin_directory_are_shown_but_not_given_twice() {
+    let host = Host::with("[pm.alpha]\nword = 'a'");
+    host.write("plugins/alpha.toml", "number = 4");
+    let config = host.loaded(&[]).config;
+    let text = effective_toml(&config);
+    let end = "[pm.alpha]\nword = \"a\"\n# in @/plugins/alpha.toml: number = 4\n";
+    assert!(text.replace(host.root.to_str().unwrap(), "@").ends_with(end), "{text}");
+    host.write("again", &text);
+    assert_eq!(meaning(&host.loaded(&["--config=@/again"]).config), meaning(&config));
+}
+
+#[test]
+fn a_plugin_directory_that_is_not_utf_8_does_no_harm() {
+    use std::os::unix::ffi::OsStringExt;
+    let host = Host::new();
+    let path = host.root.join(std::ffi::OsString::from_vec(b"a\xffb".to_vec()));
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let options = Options { plugin_dir: Some(path), ..Options::default() };
+    let config = load_with(&options, PLUGINS, &host.defaults).unwrap().config;
+    assert!(effective_toml(&config).contains("# plugin-dir is not UTF-8"));
+}
+
+#[test]
+fn no_file_panics() {
+    let host = Host::new();
+    let pieces: &[&[u8]] = &[
+        b"[core]\n",
+        b"[pm.alpha]\n",
+        b"[",
+        b"]",
+        b"=",
+        b"\n",
+        b"\"",
+        b"'",
+        b",",
+        b"\xff",
+        b"\xc3",
+        "é".as_bytes(),
+        b"log",
+        b"null",
+        b"#",
+        b"plugin-dir",
+        b"debug",
+        b"true",
+        b"1",
+        b"{",
+        b"}",
+        b".",
+        b"\0",
+        b"\r",
+        b" ",
+        b"word",
+    ];
+    let key_file = b"[core]\nlog=stderr\naddr-flags=subflow,backup\npath-manager=alpha\n";
+    let mut random = Random::new(3);
+    for round in 0..2_000 {
+        let mut text = match round % 3 {
+            0 => FULL.as_bytes().to_vec(),
+            1 => key_file.to_vec(),
+            _ => Vec::new(),
+        };
+        for _ in 0..=random.below(4) {
+            let at = random.below(text.len() + 1);
+            let end = (at + random.below(3)).min(text.len());
+            text.splice(at..end, random.pick(pieces).iter().copied());
+        }
+        host.write("mptcpd.conf", &text);
+        match host.load(&[]) {
+            Ok(loaded) => {
+                host.write("again", effective_toml(&loaded.config));
+                assert_eq!(meaning(&host.loaded(&["--config=@/again"]).config), meaning(&loaded.config));
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!text.chars().any(char::is_control) && error.code() == Code::Configuration, "{text:?}");
+            }
+        }
+    }
+}
