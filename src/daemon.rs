@@ -187,11 +187,11 @@ impl Daemon {
                 break;
             }
             let timeout = if self.readable.any() || self.engine.has_work() {
-                Duration::ZERO
+                Some(Duration::ZERO)
             } else {
-                self.engine.deadline().saturating_duration_since(Instant::now())
+                self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
             };
-            match self.poll.poll(&mut events, Some(timeout)) {
+            match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(failed("wait for sockets")(error)),

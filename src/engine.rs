@@ -267,15 +267,16 @@ impl Engine {
         self.outbox.queue.pop_front()
     }
 
-    /// When [`advance`](Self::advance) must be called at the latest.
-    pub(crate) fn deadline(&self) -> Instant {
+    /// When [`advance`](Self::advance) must be called at the latest; `None` if only answers are waited
+    /// for that cannot fail to come.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let answer = self.outbox.waiting.front().map(|(_, sent)| *sent + ANSWER_TIME);
         let reading = match self.reading {
             Reading::Wanted(time) => Some(time),
             _ => None,
         };
-        let next = self.endpoints.deadline();
-        [answer, reading].into_iter().flatten().fold(next, Instant::min)
+        let endpoints = self.endpoints.deadline(self.reading == Reading::Done);
+        [answer, reading, endpoints].into_iter().flatten().min()
     }
 
     /// What must outlive the process, if that has changed since the last call and is due.

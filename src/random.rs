@@ -21,6 +21,11 @@ impl Random {
         usize::try_from(self.next() >> 33).expect("31 bits") % limit
     }
 
+    /// True once in so many times, on average.
+    pub(crate) fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
     pub(crate) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len())]
     }

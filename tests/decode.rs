@@ -1,6 +1,8 @@
 //! Decoders and encoders against datagrams of a real kernel: every value as the capture's comment says
 //! it, every byte of a command as it was sent, and every truncation an error.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;

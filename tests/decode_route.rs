@@ -1,5 +1,7 @@
 //! rtnetlink's decoders and encoders against datagrams of a real kernel.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail")]
+
 use std::net::IpAddr;
 
 use mptcpd::command::RouteQuestion;

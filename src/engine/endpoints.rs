@@ -104,6 +104,9 @@ pub(super) struct Endpoints {
     commands: Vec<(Ticket, PmCommand)>,
     /// How many endpoints the kernel takes, once it said that it takes no more.
     capacity: Option<usize>,
+    /// When to doubt that, while some go without: between the kernel's word and the look that counted,
+    /// another may have taken some away.
+    doubt: Option<Instant>,
     seems_full: bool,
     refused: Vec<Refused>,
     /// Errors that the log has been told of.
@@ -129,6 +132,7 @@ impl Endpoints {
             known: false,
             commands: Vec::new(),
             capacity: None,
+            doubt: None,
             seems_full: false,
             refused: Vec::new(),
             told: Vec::new(),
@@ -159,13 +163,18 @@ impl Endpoints {
 
     /// Whether something is to be tried again now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.refused.iter().any(|refused| refused.until <= now)
+        self.refused.iter().map(|refused| refused.until).chain(self.doubt).any(|time| time <= now)
     }
 
-    pub(super) fn deadline(&self) -> Instant {
-        let retries = self.refused.iter().map(|refused| refused.until);
+    /// When something is to be done, apart from what answers to requests bring; `converging`: the
+    /// rest of the engine waits for nothing either.
+    pub(super) fn deadline(&self, converging: bool) -> Option<Instant> {
+        let idle = matches!(self.look, Look::Idle) && self.commands.is_empty();
+        let look = idle.then_some(self.next_look);
         let stop = self.clearing_since.map(|since| since + STOP_TIME);
-        retries.chain(self.save).chain(stop).fold(self.next_look, Instant::min)
+        let retries = self.refused.iter().map(|refused| refused.until).chain(self.doubt);
+        let retry = retries.min().filter(|_| converging && self.is_settled());
+        [look, self.save, stop, retry].into_iter().flatten().min()
     }
 
     /// What is to be saved, if it is time.
@@ -275,9 +284,17 @@ impl Endpoints {
         let before = std::mem::take(&mut self.held);
         let is_own = |endpoint: &Endpoint| {
             let was = before.iter().any(|held| held.own && same(&held.endpoint, endpoint));
-            was || self.claimed.iter().any(|claimed| same(claimed, endpoint))
+            // Of one that was asked for without id, the kernel chose it.
+            let claims = |claimed: &Endpoint| match claimed.id {
+                AddressId(0) => same(&Endpoint { id: endpoint.id, ..*claimed }, endpoint),
+                _ => same(claimed, endpoint),
+            };
+            was || self.claimed.iter().any(claims)
         };
         self.held = found.iter().map(|endpoint| Held { endpoint: *endpoint, own: is_own(endpoint) }).collect();
+        for held in self.held.iter().filter(|held| held.own) {
+            self.ids.remember(held.endpoint.address, held.endpoint.id);
+        }
         for held in before.iter().filter(|held| held.own && !found.iter().any(|other| same(&held.endpoint, other))) {
             outbox.debug(|| Note::Lost(held.endpoint));
         }
@@ -321,16 +338,17 @@ impl Endpoints {
         }
     }
 
-    fn added(&mut self, mut endpoint: Endpoint, now: Instant) {
+    fn added(&mut self, endpoint: Endpoint, now: Instant) {
         self.pardon(Subject::Endpoint(endpoint.address));
-        // One that the kernel made itself is replaced and leaves its id.
-        let implicit = |held: &Held| held.is_implicit() && held.endpoint.address == endpoint.address;
-        if let Some(place) = self.held.iter().position(implicit) {
-            endpoint.id = self.held.swap_remove(place).endpoint.id;
+        self.save_by(now);
+        if endpoint.id == AddressId(0) {
+            // The kernel chose the id: the next look tells which.
+            self.claimed.push(endpoint);
+            self.look_soon(now);
+            return;
         }
         self.ids.remember(endpoint.address, endpoint.id);
         self.held.push(Held { endpoint, own: true });
-        self.save_by(now);
     }
 
     fn removed(&mut self, id: AddressId, now: Instant) {
@@ -360,8 +378,9 @@ impl Endpoints {
         // Whatever was believed of the kernel's endpoints was wrong.
         self.look_soon(now);
         let subject = match command {
-            PmCommand::AddEndpoint(_) if refusal.errno == Errno::RANGE => {
+            PmCommand::AddEndpoint(endpoint) if refusal.errno == Errno::RANGE => {
                 self.seems_full = true;
+                self.put_off(Subject::Endpoint(endpoint.address), true, now);
                 return;
             }
             PmCommand::RemoveEndpoint(id) if refusal.errno == Errno::INVAL => return self.removed(*id, now),
@@ -428,9 +447,14 @@ impl Endpoints {
         outbox: &mut Outbox,
         now: Instant,
     ) -> bool {
+        if self.doubt.take_if(|time| *time <= now).is_some() {
+            self.capacity = None;
+        }
         let wanted = wanted.map_or_else(|| choice::as_they_are(view, &self.held), |endpoints| endpoints.wanted);
         let choice = choice::choose(view, wanted, &self.held, self.capacity);
         self.tell_choice(&choice, outbox);
+        let some_go_without = choice.chosen.len() < choice.wanted;
+        self.doubt = some_go_without.then(|| self.doubt.unwrap_or(now + LONGEST_RETRY));
         let chosen = choice.chosen;
         let wanted_still = |subject| {
             matches!(subject, Subject::Endpoint(address)
@@ -448,6 +472,10 @@ impl Endpoints {
         self.add_missing(&chosen, outbox, now);
         self.raise_limits(&chosen, outbox, now);
         self.remove_one(view, &chosen, outbox, now);
+        if self.commands.is_empty() {
+            // What was to be tried again and needs nothing any more.
+            self.refused.retain(|refused| refused.until > now);
+        }
         self.commands.is_empty()
     }
 
@@ -488,17 +516,18 @@ impl Endpoints {
             if served || self.is_put_off(Subject::Endpoint(wanted.address), now) {
                 continue;
             }
+            if room == 0 {
+                continue;
+            }
+            room -= 1;
             let implicit = |held: &Held| held.is_implicit() && held.endpoint.address == wanted.address;
             let id = if self.held.iter().any(implicit) {
-                // The kernel replaces its own only where no id is asked for.
-                AddressId(0)
-            } else if room == 0 {
-                continue;
+                // The kernel replaces one of its own only where no id is asked for.
+                Some(AddressId(0))
             } else {
-                room -= 1;
-                let Some(id) = self.ids.choose(wanted.address, |id| self.is_taken(id)) else { continue };
-                id
+                self.ids.choose(wanted.address, |id| self.is_taken(id))
             };
+            let Some(id) = id else { continue };
             let (address, flags, if_index) = (wanted.address, wanted.flags, Some(wanted.if_index));
             let endpoint = Endpoint { id, address, port: 0, flags, if_index };
             self.command(PmCommand::AddEndpoint(endpoint), outbox, now);

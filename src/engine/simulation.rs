@@ -3,7 +3,8 @@
 //! happened, once it is quiet the kernel must hold what the rules ask for, and nothing of others may
 //! have been touched.
 //!
-//! `MPTCPD_SIMULATION_SEED=N` replays one seed, with every step printed.
+//! `MPTCPD_SIMULATION_SEED=N` replays one seed, with every step printed; `MPTCPD_SIMULATION_SEEDS=N` tries so
+//! many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use crate::command::{PmCommand, Request, RouteQuestion};
 use crate::event::RoutingChange;
 use crate::event::{Address, AddressFlags, Endpoint, Limits, Link, LinkFlags, NetworkEvent, RouteAnswer, Scope};
 use crate::plugin::{Endpoints, PathManager, View, WantedEndpoint};
+use crate::random::Random;
 use crate::rules::Rules;
 use crate::state_file::SavedState;
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags};
@@ -33,26 +35,6 @@ impl PathManager for Everything {
             flags: local.flags,
         };
         Some(Endpoints { wanted: view.usable().map(wanted).collect() })
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
     }
 }
 
@@ -206,13 +188,17 @@ struct Host {
     trace: bool,
 }
 
+fn milliseconds(number: usize) -> Duration {
+    Duration::from_millis(number.try_into().unwrap())
+}
+
 fn policy(rules: Rules) -> Policy {
     Policy { rules, managers: vec![Box::new(Everything)], debug: true }
 }
 
 impl Host {
     fn new(seed: u64, trace: bool) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut notify = NotifyFlags::EXISTING.union(NotifyFlags::SKIP_LINK_LOCAL).union(NotifyFlags::SKIP_LOOPBACK);
         if random.one_in(3) {
             notify = notify.union(NotifyFlags::CHECK_ROUTE);
@@ -239,7 +225,7 @@ impl Host {
             self.engine.advance(self.now);
             let mut sent = false;
             while let Some(output) = self.engine.next_output() {
-                if self.trace && !matches!(output, Output::Log(_)) {
+                if self.trace {
                     println!("{output:?}");
                 }
                 match output {
@@ -311,7 +297,7 @@ impl Host {
             20 => self.engine.handle(Input::Resumed, self.now),
             21 => self.kernel.refuses = self.random.one_in(2),
             22 => self.kernel.answers.clear(),
-            _ => self.now += Duration::from_millis(self.random.below(30_000)),
+            _ => self.now += milliseconds(self.random.below(30_000)),
         }
     }
 
@@ -330,7 +316,7 @@ impl Host {
                 Told::LinkGone(IfIndex(index))
             }
             n => {
-                let flags = [DOWN, NO_CARRIER, UP, UP, UP, UP, UP][usize::try_from(n - 1).unwrap()];
+                let flags = [DOWN, NO_CARRIER, UP, UP, UP, UP, UP][n - 1];
                 self.kernel.links.insert(index, flags);
                 Told::Link(IfIndex(index), flags, false)
             }
@@ -343,7 +329,7 @@ impl Host {
         if links.is_empty() {
             return self.change_link();
         }
-        let at = usize::try_from(self.random.below(links.len() as u64)).unwrap();
+        let at = self.random.below(links.len());
         let if_index = IfIndex(links[at]);
         // Few enough that the same address comes up on two links.
         let number = u8::try_from(self.random.below(14)).unwrap();
@@ -353,7 +339,7 @@ impl Host {
             10 => "fe80::1".parse().unwrap(),
             _ => IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(number)]),
         };
-        let flags = AddressFlags([0x80, 0x80, 0x80, 0x40, 0x20][usize::try_from(self.random.below(5)).unwrap()]);
+        let flags = AddressFlags([0x80, 0x80, 0x80, 0x40, 0x20][self.random.below(5)]);
         let told = Address { if_index, address, peer: address, prefix_length: 24, scope: Scope(0), flags };
         let place = self.kernel.addresses.iter().position(|a| (a.if_index, a.address) == (if_index, address));
         match place {
@@ -387,9 +373,12 @@ impl Host {
             Endpoint { id: AddressId(0), address, port: 0, flags: EndpointFlags::SIGNAL, if_index: None };
         match self.random.below(8) {
             0 => self.kernel.endpoints.clear(),
-            1 => self.kernel.limits = Limits { subflows: self.random.below(9) as u32, add_addr_accepted: 1 },
+            1 => {
+                self.kernel.limits =
+                    Limits { subflows: u32::try_from(self.random.below(9)).unwrap(), add_addr_accepted: 1 }
+            }
             2 | 3 => {
-                let place = usize::try_from(self.random.below(8)).unwrap();
+                let place = self.random.below(8);
                 if place < self.kernel.endpoints.len() {
                     self.kernel.endpoints.remove(place);
                 }
@@ -406,7 +395,7 @@ impl Host {
 
     /// The queue was full: the latest are lost, and reading tells so first.
     fn lose_messages(&mut self) {
-        let keep = usize::try_from(self.random.below(4)).unwrap();
+        let keep = self.random.below(4);
         self.kernel.network.truncate(keep);
         self.kernel.network.push_front(Told::Lost);
     }
@@ -439,7 +428,7 @@ impl Host {
             self.turn();
             let waiting = !self.kernel.network.is_empty() || !self.kernel.answers.is_empty() || self.engine.has_work();
             if !waiting {
-                self.now = self.engine.deadline().max(self.now);
+                self.now = self.engine.deadline().unwrap_or(end).max(self.now);
             }
             turns += 1;
             assert!(turns < 2000, "the engine is idle when nothing happens");
@@ -489,6 +478,15 @@ impl Host {
         }
     }
 
+    /// What the kernel holds and what could be, for whoever reads a failure.
+    fn picture(&self) -> String {
+        let endpoints =
+            self.kernel.endpoints.iter().map(|(e, own)| format!("\n  {e} {}", if *own { "own" } else { "foreign" }));
+        let usable = self.kernel.addresses.iter().filter(|address| self.usable(address));
+        let usable = usable.map(|address| format!("\n  usable {} on {}", address.address, address.if_index));
+        endpoints.chain(usable).collect()
+    }
+
     /// With more wanted than the kernel takes, no interface has two endpoints of a family of ours while
     /// another has none.
     fn check_best(&self) {
@@ -500,13 +498,18 @@ impl Host {
             }
         }
         let held: BTreeMap<IpAddr, bool> = self.kernel.endpoints.iter().map(|(e, own)| (e.address, *own)).collect();
-        let without = usable.iter().find(|(_, addresses)| addresses.iter().all(|a| !held.contains_key(a)));
+        let bound = |link: IfIndex, v6: bool| {
+            self.kernel.endpoints.iter().any(|(e, _)| e.if_index == Some(link) && e.address.is_ipv6() == v6)
+        };
+        let without = usable.iter().find(|((link, v6), addresses)| {
+            !bound(*link, *v6) && addresses.iter().all(|address| !held.contains_key(address))
+        });
         let with_two = usable.iter().find(|(_, addresses)| {
             addresses.iter().filter(|address| held.get(*address) == Some(&true)).count() > 1
                 && addresses.iter().all(|address| held.get(address) != Some(&false))
         });
         if let (Some((without, _)), Some((two, _))) = (without, with_two) {
-            panic!("{without:?} has no endpoint while {two:?} has two");
+            panic!("{without:?} has no endpoint while {two:?} has two: {}", self.picture());
         }
     }
 }
@@ -517,7 +520,7 @@ fn simulate(seed: u64, trace: bool) {
         for _ in 0..host.random.below(4) {
             host.change();
         }
-        host.now += Duration::from_millis(host.random.below(50));
+        host.now += milliseconds(host.random.below(50));
         host.turn();
     }
     host.settle();
@@ -528,10 +531,11 @@ fn simulate(seed: u64, trace: bool) {
 
 #[test]
 fn whatever_happened_the_kernel_holds_what_is_wanted_once_it_is_quiet() {
-    if let Some(seed) = std::env::var("MPTCPD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    if let Some(seed) = number("MPTCPD_SIMULATION_SEED") {
         return simulate(seed, true);
     }
-    for seed in 0..SEEDS {
+    for seed in 0..number("MPTCPD_SIMULATION_SEEDS").unwrap_or(SEEDS) {
         let result = std::panic::catch_unwind(|| simulate(seed, false));
         assert!(result.is_ok(), "seed {seed} failed: replay it with MPTCPD_SIMULATION_SEED={seed}");
     }

@@ -29,8 +29,7 @@ pub(super) fn choose(view: &View<'_>, wanted: Vec<WantedEndpoint>, held: &[Held]
     ranked.sort_by_key(|candidate| (candidate.class, !candidate.held, candidate.place));
     let total = ranked.len();
     if let Some(capacity) = capacity {
-        let replaceable = |held: &Held| ranked.iter().any(|c| held.endpoint.address == c.wanted.address);
-        let others = held.iter().filter(|held| !held.own && !(held.is_implicit() && replaceable(held))).count();
+        let others = held.iter().filter(|held| !held.own).count();
         ranked.truncate(capacity.saturating_sub(others));
     }
     Choice { chosen: ranked.into_iter().map(|candidate| candidate.wanted).collect(), wanted: total, nonsense }
