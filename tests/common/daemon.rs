@@ -203,14 +203,17 @@ impl Daemon {
         let deadline = Instant::now() + PATIENCE;
         while !check() {
             let Some(left) = time_left(deadline) else { panic!("not within {PATIENCE:?}: {what}") };
-            match self.lines.recv_timeout(left.min(LOOK_AGAIN)) {
-                Ok(line) => self.said.push(line),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) if check() => return,
-                Err(RecvTimeoutError::Disconnected) => panic!("the daemon ended before this held: {what}"),
-            }
-            self.said.extend(self.lines.try_iter());
+            let lives = self.listen(left.min(LOOK_AGAIN));
+            assert!(lives || check(), "the daemon ended before this held: {what}");
         }
+    }
+
+    /// Waits until it logs something, or until the time is over; `false` if it has ended.
+    pub(crate) fn listen(&mut self, patience: Duration) -> bool {
+        let heard = self.lines.recv_timeout(patience);
+        let lives = heard != Err(RecvTimeoutError::Disconnected);
+        self.said.extend(heard.into_iter().chain(self.lines.try_iter()));
+        lives
     }
 
     /// Waits for a line that contains all these words, after the first `from` lines.
