@@ -62,6 +62,29 @@ fn an_endpoint_made_while_the_daemon_runs_is_left_alone() {
 }
 
 #[test]
+fn an_endpoint_that_took_the_id_of_an_own_one_is_left_alone() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        let here = installed(&net.client);
+        let replace = |with: &str| {
+            let own = net.client.endpoint_of(address("10.0.0.1")).unwrap();
+            net.client.ip(&format!("mptcp endpoint delete id {}", own.id));
+            net.client.ip(&format!("mptcp endpoint add {with} id {} signal", own.id));
+        };
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+        settle(&mut daemon, &net.client, "c0");
+        daemon.kill_dash_9();
+        replace("10.77.0.1");
+        let mut daemon = here.start(&["--on-stop=remove"]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.77.0.1", "10.0.0.1"]);
+        replace("10.77.0.2");
+        daemon.stop();
+        assert_eq!(net.client.endpoint_addresses(), set(["10.77.0.1", "10.77.0.2"]));
+    });
+}
+
+#[test]
 fn higher_limits_are_never_lowered() {
     sandboxed(|| {
         let net = Net::v4(2);
