@@ -197,12 +197,10 @@ fn answer(comment: &str, through: u32) -> Option<RouteAnswer> {
 
 #[test]
 fn an_answer_says_whether_the_route_leads_out_through_the_interface() {
-    let out = Some(RouteAnswer { unicast: true, through: true });
+    let yes = RouteAnswer { unicast: true, through: true };
+    let out = Some(yes);
     assert_eq!(answer("answer: route of 192.0.2.1 from 10.0.2.1", 3), out);
-    assert_eq!(
-        answer("answer: route of 192.0.2.1 from 10.0.2.1", 4),
-        Some(RouteAnswer { through: false, ..out.unwrap() })
-    );
+    assert_eq!(answer("answer: route of 192.0.2.1 from 10.0.2.1", 4), Some(RouteAnswer { through: false, ..yes }));
     assert_eq!(answer("answer: multipath route of 192.0.2.1", 3), out, "one of several next hops");
     let none = answer("answer: route of 10.0.2.1 from 10.0.2.1", 3);
     assert!(none.is_none_or(|answer| !answer.unicast), "a local route leads nowhere: {none:?}");

@@ -95,6 +95,10 @@ pub(super) struct Endpoints {
     limits: Option<Limits>,
     /// The last look found others than were known.
     limits_changed: bool,
+    /// They were read just now: what is set over them is not set over another's choice unseen.
+    limits_are_fresh: bool,
+    /// An endpoint of ours that was seen just now, and so is not another's with the same id.
+    seen: Option<AddressId>,
     changed_limits: Option<ChangedLimits>,
     ids: Ids,
     look: Look,
@@ -125,6 +129,8 @@ impl Endpoints {
             claimed: saved.own,
             limits: None,
             limits_changed: false,
+            limits_are_fresh: false,
+            seen: None,
             changed_limits: saved.limits,
             ids: Ids::new(saved.ids),
             look: Look::Idle,
@@ -226,16 +232,19 @@ impl Endpoints {
     }
 
     pub(super) fn collect(&mut self, ticket: Ticket, endpoint: Endpoint) {
-        if let Look::Endpoints(looking, found) = &mut self.look {
-            if *looking == ticket {
-                found.push(endpoint);
-            }
+        match &mut self.look {
+            Look::Endpoints(looking, found) if *looking == ticket => return found.push(endpoint),
+            _ => {}
+        }
+        if self.own().any(|own| same(own, &endpoint)) {
+            self.seen = Some(endpoint.id);
         }
     }
 
     pub(super) fn apply_limits(&mut self, limits: Limits) {
         self.limits_changed |= self.limits != Some(limits);
         self.limits = Some(limits);
+        self.limits_are_fresh = true;
     }
 
     /// A request is done. Says whether there may be more to do.
@@ -383,16 +392,16 @@ impl Endpoints {
                 self.put_off(Subject::Endpoint(endpoint.address), true, now);
                 return;
             }
-            PmCommand::RemoveEndpoint(id) if refusal.errno == Errno::INVAL => return self.removed(*id, now),
+            PmCommand::RemoveEndpoint(id) | PmCommand::GetEndpoint(id) if refusal.errno == Errno::INVAL => {
+                return self.removed(*id, now);
+            }
             PmCommand::AddEndpoint(endpoint) | PmCommand::SetFlags(endpoint) => Subject::Endpoint(endpoint.address),
-            PmCommand::RemoveEndpoint(id) => match self.own().find(|own| own.id == *id) {
+            PmCommand::RemoveEndpoint(id) | PmCommand::GetEndpoint(id) => match self.own().find(|own| own.id == *id) {
                 Some(own) => Subject::Endpoint(own.address),
                 None => return,
             },
-            PmCommand::SetLimits(_) => Subject::Limits,
-            PmCommand::GetEndpoint(_) | PmCommand::DumpEndpoints | PmCommand::FlushEndpoints | PmCommand::GetLimits => {
-                return;
-            }
+            PmCommand::SetLimits(_) | PmCommand::GetLimits => Subject::Limits,
+            PmCommand::DumpEndpoints | PmCommand::FlushEndpoints => return,
         };
         // Another may have been quicker: the look will show, and what is then wanted is tried at once.
         let outdated = [Errno::EXIST, Errno::BUSY, Errno::INVAL].contains(&refusal.errno);
@@ -547,8 +556,10 @@ impl Endpoints {
             add_addr_accepted: is.add_addr_accepted.max(needed.add_addr_accepted),
         };
         if raised != is && !self.is_put_off(Subject::Limits, now) {
-            self.command(PmCommand::SetLimits(raised), outbox, now);
+            let known = std::mem::take(&mut self.limits_are_fresh);
+            self.command(if known { PmCommand::SetLimits(raised) } else { PmCommand::GetLimits }, outbox, now);
         }
+        self.limits_are_fresh = false;
     }
 
     /// At most one at a time, and last: it keeps the kernel busy for some 15 ms.
@@ -570,8 +581,15 @@ impl Endpoints {
         let in_the_way = |held: &&Held| chosen.iter().any(|wanted| held.endpoint.address == wanted.address);
         let found = self.held.iter().filter(unwanted).find(in_the_way).or_else(|| self.held.iter().find(unwanted));
         if let Some(id) = found.map(|held| held.endpoint.id) {
-            self.command(PmCommand::RemoveEndpoint(id), outbox, now);
+            self.remove(id, outbox, now);
         }
+    }
+
+    /// Removes one of ours after a look at it: no event tells that another has taken its place.
+    fn remove(&mut self, id: AddressId, outbox: &mut Outbox, now: Instant) {
+        let seen = self.seen.take() == Some(id);
+        let command = if seen { PmCommand::RemoveEndpoint(id) } else { PmCommand::GetEndpoint(id) };
+        self.command(command, outbox, now);
     }
 
     /// Takes out what is ours, one endpoint a call, then puts the limits back if nobody changed them
@@ -587,7 +605,7 @@ impl Endpoints {
         }
         let next = self.own().find(|own| !self.is_put_off(Subject::Endpoint(own.address), now)).map(|own| own.id);
         if let Some(id) = next {
-            self.command(PmCommand::RemoveEndpoint(id), outbox, now);
+            self.remove(id, outbox, now);
             return false;
         }
         self.save_by(now);

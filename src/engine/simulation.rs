@@ -65,6 +65,8 @@ struct Kernel {
     network: VecDeque<Told>,
     answers: VecDeque<Told>,
     commands: u32,
+    /// The last id that it chose itself.
+    chosen: u8,
     /// Commands are refused now and then.
     refuses: bool,
 }
@@ -121,6 +123,11 @@ impl Kernel {
                 self.answers.push_back(Told::Limits(ticket, self.limits));
                 return Ok(());
             }
+            PmCommand::GetEndpoint(id) => {
+                let found = self.endpoints.iter().find(|(endpoint, _)| endpoint.id == *id).ok_or(Errno::INVAL)?;
+                self.answers.push_back(Told::Endpoint(ticket, found.0));
+                return Ok(());
+            }
             _ => self.commands += 1,
         }
         match command {
@@ -168,8 +175,10 @@ impl Kernel {
             endpoint.id = other.id;
             self.endpoints.remove(place);
         } else if endpoint.id.0 == 0 {
-            let free = |id: &u8| !self.endpoints.iter().any(|(other, _)| other.id.0 == *id);
-            endpoint.id = AddressId((200..=255).find(free).unwrap());
+            // The kernel goes on from the last it chose (`next_id`).
+            let free = |id: &u8| *id >= 100 && !self.endpoints.iter().any(|(other, _)| other.id.0 == *id);
+            self.chosen = (0..=255).map(|more| self.chosen.wrapping_add(1).wrapping_add(more)).find(free).unwrap();
+            endpoint.id = AddressId(self.chosen);
         }
         self.endpoints.push((endpoint, own));
         Ok(())

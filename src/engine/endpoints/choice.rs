@@ -51,33 +51,32 @@ struct Candidate {
 fn rank(view: &View<'_>, wanted: &[WantedEndpoint], held: &[Held]) -> Vec<Candidate> {
     let flags: BTreeMap<(IfIndex, IpAddr), EndpointFlags> =
         wanted.iter().map(|wanted| ((wanted.if_index, wanted.address), wanted.flags)).collect();
-    let mut classes: BTreeMap<(IfIndex, bool), usize> = BTreeMap::new();
-    let mut found: BTreeMap<IpAddr, Candidate> = BTreeMap::new();
-    for (place, local) in view.addresses().iter().enumerate() {
-        let Some(flags) = flags.get(&(local.if_index, local.address)).copied() else { continue };
+    // The kernel takes an address once: of two links that have it, the one in use stays.
+    let mut links: BTreeMap<IpAddr, (IfIndex, bool)> = BTreeMap::new();
+    for local in view.addresses() {
+        let Some(flags) = flags.get(&(local.if_index, local.address)) else { continue };
         let served = held.iter().find(|held| held.serves(local.address));
-        if excludes_itself(flags) || served.is_some_and(|held| !held.own) {
+        if excludes_itself(*flags) || served.is_some_and(|held| !held.own) {
             continue;
         }
-        let candidate = |class| Candidate {
-            wanted: WantedEndpoint { address: local.address, if_index: local.if_index, flags },
-            class,
-            held: served.is_some_and(|held| held.endpoint.if_index == Some(local.if_index)),
-            place,
-        };
-        // The kernel takes an address once: of two links that have it, the one in use stays.
-        match found.get_mut(&local.address) {
-            Some(other) if other.wanted.if_index == local.if_index => {}
-            Some(other) if candidate(other.class).held => *other = candidate(other.class),
-            Some(_) => {}
-            None => {
-                let class = classes.entry((local.if_index, local.address.is_ipv6())).or_default();
-                found.insert(local.address, candidate(*class));
-                *class += 1;
-            }
+        let in_use = served.is_some_and(|held| held.endpoint.if_index == Some(local.if_index));
+        let link = links.entry(local.address).or_insert((local.if_index, in_use));
+        if in_use {
+            *link = (local.if_index, true);
         }
     }
-    found.into_values().collect()
+    let mut classes: BTreeMap<(IfIndex, bool), usize> = BTreeMap::new();
+    let mut candidates = Vec::with_capacity(links.len());
+    for (place, local) in view.addresses().iter().enumerate() {
+        let chosen = links.get(&local.address).filter(|(if_index, _)| *if_index == local.if_index);
+        let (Some((_, in_use)), Some(flags)) = (chosen, flags.get(&(local.if_index, local.address))) else { continue };
+        let wanted = WantedEndpoint { address: local.address, if_index: local.if_index, flags: *flags };
+        let class = classes.entry((local.if_index, local.address.is_ipv6())).or_default();
+        candidates.push(Candidate { wanted, class: *class, held: *in_use, place });
+        *class += 1;
+        links.remove(&local.address);
+    }
+    candidates
 }
 
 /// What stays when no path manager wants endpoints: ours, as long as their addresses are usable.
