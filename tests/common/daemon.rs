@@ -246,10 +246,15 @@ impl Daemon {
     }
 
     /// Asks it to stop, waits until it has and checks that it did so cleanly.
-    pub(crate) fn stop(mut self) {
-        self.signal(Signal::TERM);
+    pub(crate) fn stop(self) {
+        self.stop_by(Signal::TERM);
+    }
+
+    /// The same with another signal.
+    pub(crate) fn stop_by(mut self, signal: Signal) {
+        self.signal(signal);
         let status = wait(&mut self.child, PATIENCE);
-        assert!(status.is_some_and(|status| status.success()), "after SIGTERM: {status:?}, not a clean end");
+        assert!(status.is_some_and(|status| status.success()), "after {signal:?}: {status:?}, not a clean end");
     }
 
     /// Kills it, with no chance to do anything more.

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use rustix::process::Signal;
+
 use super::common::net::{Net, SERVICE_V4};
 use super::common::sandbox::sandboxed;
 use super::common::traffic::{Server, Transfer};
@@ -95,6 +97,17 @@ fn a_running_transfer_does_not_notice_stop_and_start() {
             assert_eq!(net.client.endpoints(), endpoints);
         }
         transfer.finish().unwrap();
+    });
+}
+
+#[test]
+fn sigint_stops_the_daemon_as_sigterm_does() {
+    sandboxed(|| {
+        let net = Net::v4(2);
+        let mut daemon = installed(&net.client).start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1"]);
+        daemon.stop_by(Signal::INT);
+        assert_eq!(net.client.endpoint_addresses(), super::set(["10.0.0.1", "10.0.1.1"]));
     });
 }
 
