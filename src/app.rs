@@ -8,7 +8,7 @@ use slog::{Logger, crit, info};
 
 use crate::cli::{self, Action, Options};
 use crate::config::{self, Config, Loaded};
-use crate::daemon::{self, Setup};
+use crate::daemon::{self, Setup, Sockets};
 use crate::engine::Policy;
 use crate::exit::{Code, Fatal};
 use crate::log;
@@ -88,6 +88,9 @@ fn check(options: &Options, plugins: &[&'static Plugin]) -> ExitCode {
 }
 
 fn run(options: Options, plugins: Vec<&'static Plugin>) -> ExitCode {
+    // First, so that as few events as possible are missed; what failed is told after what the user
+    // got wrong.
+    let sockets = Sockets::open();
     let loaded = match config::load(&options, &plugins) {
         Ok(loaded) => loaded,
         Err(error) => return config_error(&error),
@@ -102,7 +105,7 @@ fn run(options: Options, plugins: Vec<&'static Plugin>) -> ExitCode {
         let loaded = config::load(&options, &plugins).map_err(|error| error.to_string())?;
         set_up(loaded).map_err(|error| error.to_string())
     };
-    match daemon::run(setup, Box::new(reload)) {
+    match sockets.and_then(|sockets| daemon::run(sockets, setup, Box::new(reload))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => end(destination, &log, &fatal),
     }

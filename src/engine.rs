@@ -324,7 +324,7 @@ impl Engine {
 
     fn answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
         match answer {
-            Answer::Endpoint(endpoint) => self.endpoints.collect(ticket, endpoint),
+            Answer::Endpoint(endpoint) => self.endpoints.collect(ticket, endpoint, now),
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
             Answer::Route(route) => self.end_route(ticket, route.unicast && route.through, now),
         }

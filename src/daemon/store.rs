@@ -2,13 +2,14 @@
 //! costs what an earlier or later run knows, and is said once.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use slog::{Logger, debug, info};
 
+use super::replace::Replaced;
 use crate::state_file::{self, SavedState, Scope};
 
 /// Larger than any state file that the daemon writes.
@@ -18,13 +19,14 @@ const LARGEST: u64 = 256 * 1024;
 pub(super) struct Store {
     place: Option<Place>,
     told: bool,
+    /// What the file holds, if this run wrote it.
+    written: String,
     log: Logger,
 }
 
 struct Place {
     scope: Scope,
-    file: PathBuf,
-    temporary: PathBuf,
+    file: Replaced,
 }
 
 impl Store {
@@ -32,10 +34,10 @@ impl Store {
     pub(super) fn find(log: &Logger) -> Self {
         let log = log.clone();
         match place() {
-            Ok(place) => Self { place: Some(place), told: false, log },
+            Ok(place) => Self { place: Some(place), told: false, written: String::new(), log },
             Err(error) => {
                 info!(log, "no state file: cannot tell boot and network namespace apart: {}", error);
-                Self { place: None, told: true, log }
+                Self { place: None, told: true, written: String::new(), log }
             }
         }
     }
@@ -48,14 +50,14 @@ impl Store {
     /// What an earlier run in this boot and network namespace left.
     pub(super) fn load(&mut self) -> SavedState {
         let Some(place) = &self.place else { return SavedState::default() };
-        match read(&place.file) {
+        match read(place.file.path()) {
             Ok(text) => state_file::decode(&place.scope, &text).unwrap_or_else(|error| {
-                info!(self.log, "state file {} is ignored: {}", place.file.display(), error);
+                info!(self.log, "state file {} is ignored: {}", place.file.path().display(), error);
                 SavedState::default()
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => SavedState::default(),
             Err(error) => {
-                info!(self.log, "state file {} is ignored: {}", place.file.display(), error);
+                info!(self.log, "state file {} is ignored: {}", place.file.path().display(), error);
                 SavedState::default()
             }
         }
@@ -63,15 +65,22 @@ impl Store {
 
     /// Replaces it.
     pub(super) fn save(&mut self, state: &SavedState) {
-        let Some(place) = &self.place else { return };
-        match replace(place, &state_file::encode(&place.scope, state)) {
-            Ok(()) => self.told = false,
+        let Some(place) = &mut self.place else { return };
+        let text = state_file::encode(&place.scope, state);
+        if text == self.written {
+            return;
+        }
+        match place.file.replace(text.as_bytes()) {
+            Ok(()) => {
+                self.told = false;
+                self.written = text;
+            }
             Err(error) if !self.told => {
                 self.told = true;
                 info!(
                     self.log,
                     "cannot write state file {}: {}; a restart after a crash will not know which endpoints are its own",
-                    place.file.display(),
+                    place.file.path().display(),
                     error
                 );
             }
@@ -84,10 +93,8 @@ fn place() -> io::Result<Place> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     let namespace = fs::metadata("/proc/thread-self/ns/net")?;
     let namespace = (namespace.dev(), namespace.ino());
-    let directory = directory();
-    let name = format!("state-{}", namespace.1);
-    let temporary = directory.join(format!("{name}.new"));
-    Ok(Place { scope: Scope { boot, namespace }, file: directory.join(name), temporary })
+    let file = Replaced::new(directory().join(format!("state-{}", namespace.1)));
+    Ok(Place { scope: Scope { boot, namespace }, file })
 }
 
 fn directory() -> PathBuf {
@@ -106,24 +113,4 @@ fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     file.take(LARGEST).read_to_string(&mut text)?;
     Ok(text)
-}
-
-fn replace(place: &Place, text: &str) -> io::Result<()> {
-    let mut file = match create(&place.temporary) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Nobody made the directory: the daemon may run by hand.
-            let directory = place.file.parent().unwrap_or(Path::new("/"));
-            fs::DirBuilder::new().mode(0o755).create(directory)?;
-            create(&place.temporary)?
-        }
-        other => other?,
-    };
-    file.write_all(text.as_bytes())?;
-    drop(file);
-    fs::rename(&place.temporary, &place.file)
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
 }

@@ -26,6 +26,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What the kernel refused is tried again after this, then twice as long each time, up to the most.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// An endpoint that was seen within this time is taken to be there still.
+const SEEN: Duration = Duration::from_secs(1);
 /// An endpoint that is gone may stay in the state file for so long: it would only be looked for.
 const FORGET_LATER: Duration = Duration::from_secs(1);
 /// `on-stop = "remove"` takes no longer than this, whatever the kernel says.
@@ -34,14 +36,21 @@ const STOP_TIME: Duration = Duration::from_secs(3);
 const CHANGEABLE: EndpointFlags = EndpointFlags::BACKUP.union(EndpointFlags::FULLMESH);
 
 /// An endpoint that the kernel holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     endpoint: Endpoint,
     /// The daemon added it.
     own: bool,
+    /// When the kernel last said that it is there.
+    seen: Instant,
 }
 
 impl Held {
+    /// Whether nothing but the time differs.
+    fn is(&self, other: &Self) -> bool {
+        (self.endpoint, self.own) == (other.endpoint, other.own)
+    }
+
     fn is_implicit(&self) -> bool {
         self.endpoint.flags.contains(EndpointFlags::IMPLICIT)
     }
@@ -97,8 +106,6 @@ pub(super) struct Endpoints {
     limits_changed: bool,
     /// They were read just now: what is set over them is not set over another's choice unseen.
     limits_are_fresh: bool,
-    /// An endpoint of ours that was seen just now, and so is not another's with the same id.
-    seen: Option<AddressId>,
     changed_limits: Option<ChangedLimits>,
     ids: Ids,
     look: Look,
@@ -130,7 +137,6 @@ impl Endpoints {
             limits: None,
             limits_changed: false,
             limits_are_fresh: false,
-            seen: None,
             changed_limits: saved.limits,
             ids: Ids::new(saved.ids),
             look: Look::Idle,
@@ -191,7 +197,7 @@ impl Endpoints {
             _ => None,
         });
         let own = self.own().chain(&self.claimed).chain(added).copied().collect();
-        Some(SavedState { own, ids: self.ids.known().to_vec(), limits: self.changed_limits })
+        Some(SavedState { own, ids: self.ids.kept().to_vec(), limits: self.changed_limits })
     }
 
     fn save_by(&mut self, time: Instant) {
@@ -231,13 +237,13 @@ impl Endpoints {
         }
     }
 
-    pub(super) fn collect(&mut self, ticket: Ticket, endpoint: Endpoint) {
+    pub(super) fn collect(&mut self, ticket: Ticket, endpoint: Endpoint, now: Instant) {
         match &mut self.look {
             Look::Endpoints(looking, found) if *looking == ticket => return found.push(endpoint),
             _ => {}
         }
-        if self.own().any(|own| same(own, &endpoint)) {
-            self.seen = Some(endpoint.id);
+        for held in self.held.iter_mut().filter(|held| held.own && same(&held.endpoint, &endpoint)) {
+            held.seen = now;
         }
     }
 
@@ -290,37 +296,38 @@ impl Endpoints {
     }
 
     fn end_look(&mut self, found: &[Endpoint], outbox: &mut Outbox, now: Instant) -> bool {
-        let before = std::mem::take(&mut self.held);
-        let is_own = |endpoint: &Endpoint| {
-            let was = before.iter().any(|held| held.own && same(&held.endpoint, endpoint));
-            // Of one that was asked for without id, the kernel chose it.
-            let claims = |claimed: &Endpoint| match claimed.id {
-                AddressId(0) => same(&Endpoint { id: endpoint.id, ..*claimed }, endpoint),
-                _ => same(claimed, endpoint),
-            };
-            was || self.claimed.iter().any(claims)
-        };
-        self.held = found.iter().map(|endpoint| Held { endpoint: *endpoint, own: is_own(endpoint) }).collect();
+        let held: Vec<Held> = found.iter().map(|found| self.recognise(found, now)).collect();
+        let before = std::mem::replace(&mut self.held, held);
         for held in self.held.iter().filter(|held| held.own) {
             self.ids.remember(held.endpoint.address, held.endpoint.id);
         }
-        for held in before.iter().filter(|held| held.own && !found.iter().any(|other| same(&held.endpoint, other))) {
-            outbox.debug(|| Note::Lost(held.endpoint));
-        }
-        for held in self.held.iter().filter(|held| !held.own && !before.contains(held)) {
-            outbox.debug(|| Note::Foreign(held.endpoint));
-        }
+        let is_new = |held: &&Held| !before.iter().any(|other| held.is(other));
+        let is_lost = |held: &&Held| held.own && !self.held.iter().any(|other| held.is(other));
+        let changed = before.len() != self.held.len() || self.held.iter().any(|held| is_new(&held));
+        before.iter().filter(is_lost).for_each(|held| outbox.debug(|| Note::Lost(held.endpoint)));
+        let others = self.held.iter().filter(|held| !held.own).filter(is_new);
+        others.for_each(|held| outbox.debug(|| Note::Foreign(held.endpoint)));
         if std::mem::take(&mut self.seems_full) {
             self.capacity = Some(found.len());
         }
         self.capacity = self.capacity.map(|capacity| capacity.max(found.len()));
-        let first = !std::mem::replace(&mut self.known, true);
-        if !self.claimed.is_empty() || before != self.held {
+        if !std::mem::take(&mut self.claimed).is_empty() || changed {
             self.save_by(now);
         }
-        self.claimed.clear();
+        let first = !std::mem::replace(&mut self.known, true);
         let limits_changed = std::mem::take(&mut self.limits_changed);
-        first || limits_changed || before != self.held
+        first || limits_changed || changed
+    }
+
+    /// Tells whether an endpoint that a look found is ours.
+    fn recognise(&self, found: &Endpoint, now: Instant) -> Held {
+        // Of one that was asked for without id, the kernel chose it.
+        let claims = |claimed: &Endpoint| match claimed.id {
+            AddressId(0) => same(&Endpoint { id: found.id, ..*claimed }, found),
+            _ => same(claimed, found),
+        };
+        let own = self.own().any(|own| same(own, found)) || self.claimed.iter().any(claims);
+        Held { endpoint: *found, own, seen: now }
     }
 }
 
@@ -357,7 +364,7 @@ impl Endpoints {
             return;
         }
         self.ids.remember(endpoint.address, endpoint.id);
-        self.held.push(Held { endpoint, own: true });
+        self.held.push(Held { endpoint, own: true, seen: now });
     }
 
     fn removed(&mut self, id: AddressId, now: Instant) {
@@ -585,11 +592,16 @@ impl Endpoints {
         }
     }
 
-    /// Removes one of ours after a look at it: no event tells that another has taken its place.
+    /// Removes one of ours, after a look at it if it was not seen just now: no event tells that another
+    /// has taken its place.
     fn remove(&mut self, id: AddressId, outbox: &mut Outbox, now: Instant) {
-        let seen = self.seen.take() == Some(id);
+        let seen = self.is_seen(id, now);
         let command = if seen { PmCommand::RemoveEndpoint(id) } else { PmCommand::GetEndpoint(id) };
         self.command(command, outbox, now);
+    }
+
+    fn is_seen(&self, id: AddressId, now: Instant) -> bool {
+        self.held.iter().any(|held| held.own && held.endpoint.id == id && now < held.seen + SEEN)
     }
 
     /// Takes out what is ours, one endpoint a call, then puts the limits back if nobody changed them

@@ -12,6 +12,9 @@ pub(crate) struct Ids {
     last: u8,
 }
 
+/// As many as are worth keeping over a restart: those of a host's links that come and go.
+const KEPT: usize = 16;
+
 impl Ids {
     /// Takes over what an earlier run knew.
     pub(crate) fn new(known: Vec<(IpAddr, AddressId)>) -> Self {
@@ -22,8 +25,9 @@ impl Ids {
         ids
     }
 
-    pub(crate) fn known(&self) -> &[(IpAddr, AddressId)] {
-        &self.known
+    /// The latest of those that are known.
+    pub(crate) fn kept(&self) -> &[(IpAddr, AddressId)] {
+        self.known.split_at_checked(self.known.len().saturating_sub(KEPT)).map_or(&[], |(_, latest)| latest)
     }
 
     /// An id for the address that is not `taken`; `None` if all 255 are.
@@ -32,16 +36,22 @@ impl Ids {
         if let Some(id) = had.filter(|id| !taken(*id)) {
             return Some(id);
         }
+        let mut remembered = [false; 256];
+        for (_, id) in &self.known {
+            if let Some(place) = remembered.get_mut(usize::from(id.0)) {
+                *place = true;
+            }
+        }
+        let is_remembered = |id: AddressId| remembered.get(usize::from(id.0)) == Some(&true);
         let mut fresh = (self.last..=u8::MAX).skip(1).chain(1..=self.last).map(AddressId);
-        let remembered = |id: AddressId| self.known.iter().any(|(_, known)| *known == id);
         fresh
-            .find(|id| id.0 != 0 && !taken(*id) && !remembered(*id))
+            .find(|id| id.0 != 0 && !is_remembered(*id) && !taken(*id))
             .or_else(|| self.known.iter().map(|(_, id)| *id).find(|id| !taken(*id)))
     }
 
     /// The address has that id now.
     pub(crate) fn remember(&mut self, address: IpAddr, id: AddressId) {
-        if id.0 == 0 {
+        if id.0 == 0 || self.known.last() == Some(&(address, id)) {
             return;
         }
         self.known.retain(|(known, other)| *known != address && *other != id);
@@ -83,7 +93,9 @@ mod tests {
         assert_eq!(ids.choose(new, |id| id.0 < 5), Some(AddressId(5)));
         assert_eq!(ids.choose(new, |_| true), None);
         ids.remember(new, AddressId(1));
-        assert_eq!(ids.known().len(), 255);
+        assert_eq!(ids.known.len(), 255);
+        assert_eq!(ids.kept().len(), KEPT);
+        assert_eq!(ids.kept().last(), Some(&(new, AddressId(1))));
     }
 
     #[test]

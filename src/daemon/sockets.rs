@@ -1,0 +1,96 @@
+//! The sockets to the kernel, opened and joined to their groups before anything is asked, so that
+//! nothing falls between; opening them changes nothing.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+
+use super::kernel;
+use crate::exit::{Code, Fatal};
+use crate::sys::{self, Netlink, Received};
+use crate::types::Errno;
+use crate::wire::{self, Encoder, Messages, ctrl, mptcp, route};
+
+const NETLINK_ROUTE: isize = 0;
+const NETLINK_GENERIC: isize = 16;
+/// Bytes of messages that may wait while the daemon does not read; a short one takes about 800.
+const NETWORK_QUEUE: usize = 8 << 20;
+const EVENTS_QUEUE: usize = 8 << 20;
+/// Answers come while the request is being sent, so few ever wait.
+const ANSWERS_QUEUE: usize = 256 << 10;
+
+/// What connects the daemon with the kernel.
+pub(crate) struct Sockets {
+    /// rtnetlink: events, dumps and lookups, on one socket so that they are in order.
+    pub(super) network: Netlink,
+    /// Events of `mptcp_pm`.
+    pub(super) events: Netlink,
+    /// Commands of `mptcp_pm` and their answers.
+    pub(super) answers: Netlink,
+    /// Number of `mptcp_pm`.
+    pub(super) family: u16,
+    /// Held by the one daemon of the network namespace.
+    pub(super) instance: UnixListener,
+}
+
+pub(super) fn failed(what: &str) -> impl FnOnce(io::Error) -> Fatal {
+    move |error| Fatal::new(Code::Failure, format!("cannot {what}: {}", sys::errno(&error)))
+}
+
+impl Sockets {
+    /// Opens everything, or says why this cannot be the daemon of this network namespace.
+    pub(crate) fn open() -> Result<Self, Fatal> {
+        kernel::has_mptcp()?;
+        let instance = kernel::only_instance()?;
+        let answers = Netlink::open(NETLINK_GENERIC, ANSWERS_QUEUE).map_err(failed("open a generic netlink socket"))?;
+        let events = Netlink::open(NETLINK_GENERIC, EVENTS_QUEUE).map_err(failed("open a generic netlink socket"))?;
+        let family = resolve(&answers)?;
+        let group = family.group.ok_or_else(|| unavailable("has no events (Linux 5.12 or later has them)"))?;
+        events.join(group).map_err(cannot_join)?;
+        let network = Netlink::open(NETLINK_ROUTE, NETWORK_QUEUE).map_err(failed("open a route netlink socket"))?;
+        for group in route::GROUPS {
+            network.join(group).map_err(failed("join the groups of links and addresses"))?;
+        }
+        Ok(Self { network, events, answers, family: family.id, instance })
+    }
+}
+
+/// Asks the kernel for the number and the group of `mptcp_pm`; it answers while the question is sent.
+fn resolve(socket: &Netlink) -> Result<ctrl::Family, Fatal> {
+    let (mut encoder, mut buffer) = (Encoder::default(), Vec::new());
+    ctrl::encode_get_family(&mut encoder, 1, mptcp::FAMILY);
+    let broken = |what: &str| Fatal::new(Code::Failure, format!("cannot look up mptcp_pm: {what}"));
+    socket.send(encoder.bytes()).map_err(|errno| broken(&errno.to_string()))?;
+    let mut family = None;
+    while socket.receive(&mut buffer).map_err(|error| broken(&error.to_string()))? == Received::Datagram {
+        for message in Messages::new(&buffer) {
+            let message = message.map_err(|error| broken(&error.to_string()))?;
+            match wire::decode_end(&message).map_err(|error| broken(&error.to_string()))? {
+                Some(end) => match end.result {
+                    Err(refusal) if refusal.errno == Errno::NOENT => return Err(unavailable("is not there")),
+                    Err(refusal) => return Err(broken(&refusal.to_string())),
+                    Ok(()) => {}
+                },
+                None => {
+                    let found = ctrl::decode_family(message.payload, mptcp::EVENTS_GROUP);
+                    family = Some(found.map_err(|error| broken(&error.to_string()))?);
+                }
+            }
+        }
+    }
+    family.ok_or_else(|| broken("no answer"))
+}
+
+fn unavailable(what: &str) -> Fatal {
+    let message = format!("the kernel's netlink family mptcp_pm {what}: use a kernel built with CONFIG_MPTCP");
+    Fatal::new(Code::Unavailable, message)
+}
+
+fn cannot_join(error: io::Error) -> Fatal {
+    let errno = sys::errno(&error);
+    let (code, remedy) = if errno == Errno::PERM {
+        (Code::Permission, " (needs CAP_NET_ADMIN: run as root, or as a service with that capability)")
+    } else {
+        (Code::Failure, "")
+    };
+    Fatal::new(code, format!("cannot join mptcp_pm_events: {errno}{remedy}"))
+}
