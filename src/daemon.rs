@@ -88,6 +88,16 @@ struct Readable {
     instance: bool,
 }
 
+/// What was sent to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Nothing,
+    /// Requests whose answers may have come already.
+    Requests,
+    /// The same, one of them taking away an endpoint.
+    Removal,
+}
+
 impl Readable {
     fn any(self) -> bool {
         self.network || self.events || self.answers || self.signals || self.instance
@@ -206,13 +216,17 @@ impl Daemon {
             self.turn_away();
         }
         self.notice_suspension(now);
+        let mut removals = true;
         for _ in 0..ROUNDS {
             if self.readable.answers {
                 self.readable.answers = self.take_answers(now)?;
             }
-            self.engine.advance(now);
-            if !self.put_out(now) {
-                break;
+            self.engine.advance(now, removals);
+            match self.put_out(now) {
+                Sent::Nothing => break,
+                Sent::Requests => {}
+                // It took 15 ms: the other sockets come before the next.
+                Sent::Removal => removals = false,
             }
         }
         Ok(())
@@ -225,28 +239,25 @@ impl Daemon {
         }
     }
 
-    /// Executes outputs; says whether answers may have come that are to be taken at once.
-    fn put_out(&mut self, now: Instant) -> bool {
-        let mut more = false;
+    /// Executes outputs.
+    fn put_out(&mut self, now: Instant) -> Sent {
+        let mut sent = Sent::Nothing;
         while let Some(output) = self.engine.next_output() {
             match output {
                 Output::Send(ticket, request) => {
                     self.send(ticket, &request, now);
-                    // It takes 15 ms: the other sockets come first now.
-                    more = !matches!(request, Request::Pm(PmCommand::RemoveEndpoint(_)));
+                    let removal = matches!(request, Request::Pm(PmCommand::RemoveEndpoint(_)));
+                    sent = if removal { Sent::Removal } else { Sent::Requests };
                 }
                 Output::Log(note) => self.tell(&note),
                 Output::Ready => {
                     info!(self.log, "ready");
                     notify(&[NotifyState::Ready]);
                 }
-                Output::Done => {
-                    self.done = true;
-                    more = false;
-                }
+                Output::Done => self.done = true,
             }
         }
-        more
+        sent
     }
 
     fn send(&mut self, ticket: Ticket, request: &Request, now: Instant) {

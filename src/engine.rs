@@ -15,7 +15,7 @@ mod simulation;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use self::endpoints::Endpoints;
+use self::endpoints::{Endpoints, Progress};
 pub(crate) use self::note::{Note, Severity};
 use self::retry::Backoff;
 use self::routes::Routes;
@@ -228,14 +228,16 @@ impl Engine {
     /// Works off what is dirty as far as is possible now, into the queue of outputs.
     ///
     /// Call it when nothing more is to be handled at once; while it puts out requests, their answers
-    /// come back through [`handle`](Self::handle) and there may be more to do.
-    pub(crate) fn advance(&mut self, now: Instant) {
+    /// come back through [`handle`](Self::handle) and there may be more to do. Taking away an endpoint
+    /// keeps the kernel busy for some 15 ms, so `removals` says whether one may be asked for before other
+    /// events are handled.
+    pub(crate) fn advance(&mut self, now: Instant, removals: bool) {
         self.expire(now);
         match self.stop {
             Some(Stop::Done) => return,
             Some(Stop::Keep) => return self.finish(),
             Some(Stop::Remove) => {
-                if self.endpoints.clear(&mut self.outbox, now) {
+                if removals && self.endpoints.clear(&mut self.outbox, now) {
                     self.finish();
                 }
                 return;
@@ -253,7 +255,7 @@ impl Engine {
             return;
         }
         if self.endpoints.is_settled() && (self.dirty || self.endpoints.is_due(now)) {
-            self.reconcile(now);
+            self.reconcile(now, removals);
         }
     }
 
@@ -435,15 +437,15 @@ impl Engine {
         }
     }
 
-    fn reconcile(&mut self, now: Instant) {
+    fn reconcile(&mut self, now: Instant, removals: bool) {
         self.tell_verdicts();
         let Self { policy, network, endpoints, outbox, .. } = self;
         let addresses = view_of(network, &policy.rules);
         let view = View::new(&addresses);
         let wanted = policy.managers.iter().find_map(|manager| manager.endpoints(&view));
-        self.dirty = false;
-        let converged = endpoints.converge(&view, wanted, outbox, now);
-        if converged && !self.ready {
+        let progress = endpoints.converge(&view, wanted, outbox, now, removals);
+        self.dirty = progress == Progress::Held;
+        if progress == Progress::Complete && !self.ready {
             let usable = view.usable().count();
             outbox.log(Note::Settled { addresses: usable, endpoints: endpoints.count() });
             outbox.queue.push_back(Output::Ready);

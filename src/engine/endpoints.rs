@@ -26,8 +26,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What the kernel refused is tried again after this, then twice as long each time, up to the most.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
-/// An endpoint that was seen within this time is taken to be there still.
-const SEEN: Duration = Duration::from_secs(1);
+/// An endpoint that was seen within this time is taken to be there still: nobody takes it away and puts
+/// another with its id in its place so quickly.
+pub(super) const SEEN: Duration = Duration::from_millis(20);
 /// An endpoint that is gone may stay in the state file for so long: it would only be looked for.
 const FORGET_LATER: Duration = Duration::from_secs(1);
 /// `on-stop = "remove"` takes no longer than this, whatever the kernel says.
@@ -72,6 +73,17 @@ impl Held {
 /// Whether both are the same endpoint: flags may have been changed.
 fn same(a: &Endpoint, b: &Endpoint) -> bool {
     (a.id, a.address, a.port, a.if_index) == (b.id, b.address, b.port, b.if_index)
+}
+
+/// How far an attempt to converge came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Commands are on their way.
+    Sent,
+    /// Only a removal is left, and none was allowed.
+    Held,
+    /// All is as wanted.
+    Complete,
 }
 
 #[derive(Debug)]
@@ -349,6 +361,8 @@ impl Endpoints {
                 outbox.debug(|| Note::LimitsSet(*limits));
                 self.save_by(now);
             }
+            // Another's has that id now.
+            PmCommand::GetEndpoint(id) if !self.is_seen(*id, now) => self.look_soon(now),
             PmCommand::GetEndpoint(_) | PmCommand::DumpEndpoints | PmCommand::FlushEndpoints | PmCommand::GetLimits => {
             }
         }
@@ -454,15 +468,16 @@ impl Endpoints {
 
 /// From what is to what is wanted.
 impl Endpoints {
-    /// Sends what brings the kernel nearer to what is wanted; `None` wants nothing new. Says whether
-    /// nothing is left to do. To be called only when [settled](Self::is_settled).
+    /// Sends what brings the kernel nearer to what is wanted; `None` wants nothing new. To be called only
+    /// when [settled](Self::is_settled).
     pub(super) fn converge(
         &mut self,
         view: &View<'_>,
         wanted: Option<plugin::Endpoints>,
         outbox: &mut Outbox,
         now: Instant,
-    ) -> bool {
+        removals: bool,
+    ) -> Progress {
         if self.doubt.take_if(|time| *time <= now).is_some() {
             self.capacity = None;
         }
@@ -487,12 +502,20 @@ impl Endpoints {
         self.mend_flags(&chosen, outbox, now);
         self.add_missing(&chosen, outbox, now);
         self.raise_limits(&chosen, outbox, now);
-        self.remove_one(view, &chosen, outbox, now);
-        if self.commands.is_empty() {
-            // What was to be tried again and needs nothing any more.
-            self.refused.retain(|refused| refused.until > now);
+        let unwanted = self.unwanted(view, &chosen, now);
+        match unwanted.filter(|_| removals) {
+            Some(id) => self.touch(id, PmCommand::RemoveEndpoint(id), outbox, now),
+            None if self.commands.is_empty() => {
+                // What was to be tried again and needs nothing any more.
+                self.refused.retain(|refused| refused.until > now);
+            }
+            None => {}
         }
-        self.commands.is_empty()
+        match (self.commands.is_empty(), unwanted) {
+            (false, _) => Progress::Sent,
+            (true, Some(_)) => Progress::Held,
+            (true, None) => Progress::Complete,
+        }
     }
 
     fn tell_choice(&mut self, choice: &choice::Choice, outbox: &mut Outbox) {
@@ -519,8 +542,8 @@ impl Endpoints {
             let Some(held) = self.held.iter().find(|held| held.fits(wanted)).copied() else { continue };
             let subject = Subject::Endpoint(wanted.address);
             if held.endpoint.flags != wanted.flags && !self.is_put_off(subject, now) {
-                let endpoint = Endpoint { flags: wanted.flags, ..held.endpoint };
-                self.command(PmCommand::SetFlags(endpoint), outbox, now);
+                let changed = Endpoint { flags: wanted.flags, ..held.endpoint };
+                self.touch(held.endpoint.id, PmCommand::SetFlags(changed), outbox, now);
             }
         }
     }
@@ -569,8 +592,8 @@ impl Endpoints {
         self.limits_are_fresh = false;
     }
 
-    /// At most one at a time, and last: it keeps the kernel busy for some 15 ms.
-    fn remove_one(&mut self, view: &View<'_>, chosen: &[WantedEndpoint], outbox: &mut Outbox, now: Instant) {
+    /// The next of ours to take away.
+    fn unwanted(&self, view: &View<'_>, chosen: &[WantedEndpoint], now: Instant) -> Option<AddressId> {
         let undecided = |held: &Held| {
             view.addresses().iter().any(|local| {
                 local.unusable == Some(Unusable::RouteUnknown)
@@ -587,17 +610,14 @@ impl Endpoints {
         // First one that stands in the way of another for the same address.
         let in_the_way = |held: &&Held| chosen.iter().any(|wanted| held.endpoint.address == wanted.address);
         let found = self.held.iter().filter(unwanted).find(in_the_way).or_else(|| self.held.iter().find(unwanted));
-        if let Some(id) = found.map(|held| held.endpoint.id) {
-            self.remove(id, outbox, now);
-        }
+        found.map(|held| held.endpoint.id)
     }
 
-    /// Removes one of ours, after a look at it if it was not seen just now: no event tells that another
-    /// has taken its place.
-    fn remove(&mut self, id: AddressId, outbox: &mut Outbox, now: Instant) {
+    /// Does something to one of ours, after a look at it if it was not seen just now: no event tells that
+    /// another has taken its place.
+    fn touch(&mut self, id: AddressId, command: PmCommand, outbox: &mut Outbox, now: Instant) {
         let seen = self.is_seen(id, now);
-        let command = if seen { PmCommand::RemoveEndpoint(id) } else { PmCommand::GetEndpoint(id) };
-        self.command(command, outbox, now);
+        self.command(if seen { command } else { PmCommand::GetEndpoint(id) }, outbox, now);
     }
 
     fn is_seen(&self, id: AddressId, now: Instant) -> bool {
@@ -617,7 +637,7 @@ impl Endpoints {
         }
         let next = self.own().find(|own| !self.is_put_off(Subject::Endpoint(own.address), now)).map(|own| own.id);
         if let Some(id) = next {
-            self.remove(id, outbox, now);
+            self.touch(id, PmCommand::RemoveEndpoint(id), outbox, now);
             return false;
         }
         self.save_by(now);

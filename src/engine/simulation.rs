@@ -227,11 +227,12 @@ impl Host {
             let Some(told) = self.kernel.network.pop_front() else { break };
             self.hand(&told);
         }
+        let mut removals = true;
         for _ in 0..4 {
             while let Some(told) = self.kernel.answers.pop_front() {
                 self.hand(&told);
             }
-            self.engine.advance(self.now);
+            self.engine.advance(self.now, removals);
             let mut sent = false;
             while let Some(output) = self.engine.next_output() {
                 if self.trace {
@@ -239,6 +240,7 @@ impl Host {
                 }
                 match output {
                     Output::Send(ticket, request) => {
+                        removals &= !matches!(request, Request::Pm(PmCommand::RemoveEndpoint(_)));
                         self.kernel.execute(ticket, &request, &mut self.random);
                         sent = true;
                     }
@@ -377,6 +379,7 @@ impl Host {
 
     /// An administrator, another manager, or the kernel by itself; no events tell of it.
     fn another_manager(&mut self) {
+        self.now += super::endpoints::SEEN;
         let address = IpAddr::from([10, 0, 0, u8::try_from(self.random.below(12)).unwrap()]);
         let mut endpoint =
             Endpoint { id: AddressId(0), address, port: 0, flags: EndpointFlags::SIGNAL, if_index: None };
@@ -440,7 +443,7 @@ impl Host {
                 self.now = self.engine.deadline().unwrap_or(end).max(self.now);
             }
             turns += 1;
-            assert!(turns < 2000, "the engine is idle when nothing happens");
+            assert!(turns < 2000, "the engine is idle when nothing happens: {:#?}", self.engine);
         }
     }
 

@@ -1,6 +1,5 @@
 //! Which of the wanted endpoints are to be: the kernel takes a few, and each address once.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Held;
@@ -39,6 +38,7 @@ fn excludes_itself(flags: EndpointFlags) -> bool {
     flags.contains(EndpointFlags::SIGNAL.union(EndpointFlags::FULLMESH))
 }
 
+#[derive(Clone, Copy)]
 struct Candidate {
     wanted: WantedEndpoint,
     /// How many addresses of its interface and family come before it.
@@ -49,32 +49,41 @@ struct Candidate {
 }
 
 fn rank(view: &View<'_>, wanted: &[WantedEndpoint], held: &[Held]) -> Vec<Candidate> {
-    let flags: BTreeMap<(IfIndex, IpAddr), EndpointFlags> =
-        wanted.iter().map(|wanted| ((wanted.if_index, wanted.address), wanted.flags)).collect();
+    let mut candidates = candidates(view, wanted, held);
     // The kernel takes an address once: of two links that have it, the one in use stays.
-    let mut links: BTreeMap<IpAddr, (IfIndex, bool)> = BTreeMap::new();
-    for local in view.addresses() {
-        let Some(flags) = flags.get(&(local.if_index, local.address)) else { continue };
-        let served = held.iter().find(|held| held.serves(local.address));
-        if excludes_itself(*flags) || served.is_some_and(|held| !held.own) {
-            continue;
-        }
-        let in_use = served.is_some_and(|held| held.endpoint.if_index == Some(local.if_index));
-        let link = links.entry(local.address).or_insert((local.if_index, in_use));
-        if in_use {
-            *link = (local.if_index, true);
+    candidates.sort_unstable_by_key(|candidate| (candidate.wanted.address, !candidate.held, candidate.place));
+    candidates.dedup_by_key(|candidate| candidate.wanted.address);
+    candidates.sort_unstable_by_key(|candidate| candidate.place);
+    let mut classes: Vec<((IfIndex, bool), usize)> = Vec::new();
+    for candidate in &mut candidates {
+        let kind = (candidate.wanted.if_index, candidate.wanted.address.is_ipv6());
+        // Places go by interface, so that the class is among the last two.
+        match classes.iter_mut().rev().take(2).find(|(other, _)| *other == kind) {
+            Some((_, count)) => {
+                *count += 1;
+                candidate.class = *count;
+            }
+            None => classes.push((kind, 0)),
         }
     }
-    let mut classes: BTreeMap<(IfIndex, bool), usize> = BTreeMap::new();
-    let mut candidates = Vec::with_capacity(links.len());
+    candidates
+}
+
+/// Those that the host has and that nobody else serves.
+fn candidates(view: &View<'_>, wanted: &[WantedEndpoint], held: &[Held]) -> Vec<Candidate> {
+    let mut candidates = Vec::with_capacity(wanted.len());
+    // Most path managers want in the order of the view: then each is found where it is expected.
+    let mut next = 0;
     for (place, local) in view.addresses().iter().enumerate() {
-        let chosen = links.get(&local.address).filter(|(if_index, _)| *if_index == local.if_index);
-        let (Some((_, in_use)), Some(flags)) = (chosen, flags.get(&(local.if_index, local.address))) else { continue };
-        let wanted = WantedEndpoint { address: local.address, if_index: local.if_index, flags: *flags };
-        let class = classes.entry((local.if_index, local.address.is_ipv6())).or_default();
-        candidates.push(Candidate { wanted, class: *class, held: *in_use, place });
-        *class += 1;
-        links.remove(&local.address);
+        let is_local = |wanted: &&WantedEndpoint| (wanted.if_index, wanted.address) == (local.if_index, local.address);
+        let Some(found) = wanted.get(next).filter(is_local).or_else(|| wanted.iter().find(is_local)) else { continue };
+        next += 1;
+        let served = held.iter().find(|held| held.serves(local.address));
+        if excludes_itself(found.flags) || served.is_some_and(|held| !held.own) {
+            continue;
+        }
+        let held = served.is_some_and(|held| held.endpoint.if_index == Some(local.if_index));
+        candidates.push(Candidate { wanted: *found, class: 0, held, place });
     }
     candidates
 }
