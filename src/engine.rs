@@ -235,10 +235,10 @@ impl Engine {
         self.expire(now);
         match self.stop {
             Some(Stop::Done) => return,
-            Some(Stop::Keep) => return self.finish(),
+            Some(Stop::Keep) => return self.finish(now),
             Some(Stop::Remove) => {
                 if removals && self.endpoints.clear(&mut self.outbox, now) {
-                    self.finish();
+                    self.finish(now);
                 }
                 return;
             }
@@ -471,7 +471,8 @@ impl Engine {
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, now: Instant) {
+        self.endpoints.save_at_once(now);
         self.stop = Some(Stop::Done);
         self.outbox.queue.push_back(Output::Done);
     }

@@ -29,8 +29,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// An endpoint that was seen within this time is taken to be there still: nobody takes it away and puts
 /// another with its id in its place so quickly.
 pub(super) const SEEN: Duration = Duration::from_millis(20);
+/// Changes are saved together after this time: what comes and goes at once need not be saved at all.
+const SAVE_AFTER: Duration = Duration::from_millis(5);
 /// An endpoint that is gone may stay in the state file for so long: it would only be looked for.
-const FORGET_LATER: Duration = Duration::from_secs(1);
+const FORGET_AFTER: Duration = Duration::from_secs(1);
 /// `on-stop = "remove"` takes no longer than this, whatever the kernel says.
 const STOP_TIME: Duration = Duration::from_secs(3);
 /// The flags that SET_FLAGS changes in place (net/mptcp/pm_kernel.c, `mptcp_pm_nl_set_flags`).
@@ -138,6 +140,8 @@ pub(super) struct Endpoints {
     told_nonsense: bool,
     /// When the state is to be saved.
     save: Option<Instant>,
+    /// What was saved last, apart from ids, which alone are not worth it.
+    saved: Option<(Vec<Endpoint>, Option<ChangedLimits>)>,
     clearing_since: Option<Instant>,
 }
 
@@ -163,6 +167,7 @@ impl Endpoints {
             told_full: false,
             told_nonsense: false,
             save: None,
+            saved: None,
             clearing_since: None,
         }
     }
@@ -208,12 +213,23 @@ impl Endpoints {
             PmCommand::AddEndpoint(endpoint) => Some(endpoint),
             _ => None,
         });
-        let own = self.own().chain(&self.claimed).chain(added).copied().collect();
-        Some(SavedState { own, ids: self.ids.kept().to_vec(), limits: self.changed_limits })
+        let own: Vec<Endpoint> = self.own().chain(&self.claimed).chain(added).copied().collect();
+        let matters = (own, self.changed_limits);
+        if self.saved.as_ref() == Some(&matters) {
+            return None;
+        }
+        let (own, limits) = self.saved.insert(matters).clone();
+        Some(SavedState { own, ids: self.ids.kept().to_vec(), limits })
     }
 
-    fn save_by(&mut self, time: Instant) {
-        self.save = Some(self.save.map_or(time, |other| other.min(time)));
+    fn save_within(&mut self, time: Duration, now: Instant) {
+        self.save = Some(self.save.map_or(now + time, |other| other.min(now + time)));
+    }
+
+    /// Saves everything now, as there may be no other chance.
+    pub(super) fn save_at_once(&mut self, now: Instant) {
+        self.saved = None;
+        self.save = Some(now);
     }
 
     /// Lets what was refused be tried at once, and told again.
@@ -324,7 +340,7 @@ impl Endpoints {
         }
         self.capacity = self.capacity.map(|capacity| capacity.max(found.len()));
         if !std::mem::take(&mut self.claimed).is_empty() || changed {
-            self.save_by(now);
+            self.save_within(SAVE_AFTER, now);
         }
         let first = !std::mem::replace(&mut self.known, true);
         let limits_changed = std::mem::take(&mut self.limits_changed);
@@ -359,7 +375,7 @@ impl Endpoints {
                 self.pardon(Subject::Limits);
                 self.limits_set(*limits);
                 outbox.debug(|| Note::LimitsSet(*limits));
-                self.save_by(now);
+                self.save_within(SAVE_AFTER, now);
             }
             // Another's has that id now.
             PmCommand::GetEndpoint(id) if !self.is_seen(*id, now) => self.look_soon(now),
@@ -370,7 +386,7 @@ impl Endpoints {
 
     fn added(&mut self, endpoint: Endpoint, now: Instant) {
         self.pardon(Subject::Endpoint(endpoint.address));
-        self.save_by(now);
+        self.save_within(SAVE_AFTER, now);
         if endpoint.id == AddressId(0) {
             // The kernel chose the id: the next look tells which.
             self.claimed.push(endpoint);
@@ -385,7 +401,7 @@ impl Endpoints {
         if let Some(place) = self.held.iter().position(|held| held.own && held.endpoint.id == id) {
             let held = self.held.swap_remove(place);
             self.pardon(Subject::Endpoint(held.endpoint.address));
-            self.save_by(now + FORGET_LATER);
+            self.save_within(FORGET_AFTER, now);
         }
     }
 
@@ -532,7 +548,7 @@ impl Endpoints {
 
     fn command(&mut self, command: PmCommand, outbox: &mut Outbox, now: Instant) {
         if matches!(command, PmCommand::AddEndpoint(_)) {
-            self.save_by(now);
+            self.save_within(SAVE_AFTER, now);
         }
         self.commands.push((outbox.send(Request::Pm(command), now), command));
     }
@@ -640,7 +656,7 @@ impl Endpoints {
             self.touch(id, PmCommand::RemoveEndpoint(id), outbox, now);
             return false;
         }
-        self.save_by(now);
+        self.save_within(SAVE_AFTER, now);
         match self.changed_limits.take() {
             Some(changed) if self.limits == Some(changed.set) => {
                 self.command(PmCommand::SetLimits(changed.original), outbox, now);

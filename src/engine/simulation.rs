@@ -252,6 +252,10 @@ impl Host {
                 break;
             }
         }
+        self.save();
+    }
+
+    fn save(&mut self) {
         if let Some(saved) = self.engine.take_saved_state(self.now) {
             self.saved = saved;
         }
@@ -412,8 +416,10 @@ impl Host {
         self.kernel.network.push_front(Told::Lost);
     }
 
-    /// kill -9, and a new start with what was saved.
+    /// kill -9, and a new start with what was saved; what was added in the last milliseconds is lost.
     fn restart(&mut self) {
+        self.now += milliseconds(10);
+        self.save();
         self.kernel.network.clear();
         self.kernel.answers.clear();
         self.engine = Engine::new(policy(self.rules), self.saved.clone(), self.now);
