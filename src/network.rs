@@ -219,3 +219,104 @@ pub(crate) fn covers(prefix: IpAddr, length: u8, address: IpAddr) -> bool {
     let host_bits = bits - u32::from(length).min(bits);
     (prefix ^ address).checked_shr(host_bits).unwrap_or(0) == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Scope;
+
+    fn address(text: &str, peer: &str, prefix_length: u8) -> event::Address {
+        event::Address {
+            if_index: IfIndex(2),
+            address: text.parse().unwrap(),
+            peer: peer.parse().unwrap(),
+            prefix_length,
+            scope: Scope(0),
+            flags: AddressFlags(0x80),
+        }
+    }
+
+    fn count(network: &Network) -> usize {
+        network.links().map(|(_, link)| link.addresses.len()).sum()
+    }
+
+    #[test]
+    fn an_ipv4_address_with_two_prefixes_stays_until_both_are_gone() {
+        let mut network = Network::default();
+        let wide = address("10.0.0.1", "10.0.0.1", 24);
+        let narrow = address("10.0.0.1", "10.0.0.1", 32);
+        let far = address("10.0.0.1", "10.0.0.9", 32);
+        for told in [&wide, &narrow, &far] {
+            assert_eq!(network.apply_address(told, false), Change::Something);
+            assert_eq!(network.apply_address(told, false), Change::Nothing, "told again");
+        }
+        assert_eq!(network.remove_address(&wide), Change::Something);
+        assert_eq!(network.remove_address(&wide), Change::Nothing, "told again");
+        assert_eq!(network.find_mut(IfIndex(2), "10.0.0.1".parse().unwrap()).count(), 2);
+    }
+
+    #[test]
+    fn an_ipv6_address_is_one_whatever_its_prefix() {
+        let mut network = Network::default();
+        network.apply_address(&address("fd00::1", "fd00::1", 64), false);
+        network.apply_address(&address("fd00::1", "fd00::1", 128), false);
+        assert_eq!(count(&network), 1);
+        network.remove_address(&address("fd00::1", "fd00::1", 64));
+        assert_eq!(count(&network), 0);
+    }
+
+    #[test]
+    fn what_a_dump_does_not_name_again_is_gone_and_what_came_meanwhile_stays() {
+        let mut network = Network::default();
+        let link = |index| event::Link { index: IfIndex(index), flags: LinkFlags(1), name: Some(b"x"), master: None };
+        network.apply_link(&link(2));
+        network.apply_link(&link(3));
+        network.apply_address(&address("10.0.0.1", "10.0.0.1", 24), false);
+        network.apply_address(&address("10.0.0.2", "10.0.0.2", 24), false);
+        network.begin_dump();
+        network.apply_link(&link(2));
+        network.apply_link(&link(4));
+        network.end_links();
+        network.apply_address(&address("10.0.0.2", "10.0.0.2", 24), false);
+        network.apply_address(&address("10.0.0.3", "10.0.0.3", 24), false);
+        network.end_addresses();
+        let links: Vec<_> = network.links().map(|(index, _)| index.0).collect();
+        assert_eq!(links, [2, 4]);
+        let (_, link) = network.links().next().unwrap();
+        let left: Vec<_> = link.addresses.iter().map(|address| address.told.address.to_string()).collect();
+        assert_eq!(left, ["10.0.0.2", "10.0.0.3"]);
+    }
+
+    #[test]
+    fn a_renamed_or_enslaved_link_is_a_change_and_the_same_again_is_none() {
+        let mut network = Network::default();
+        let link = event::Link { index: IfIndex(2), flags: LinkFlags(1), name: Some(b"eth0"), master: None };
+        assert_eq!(network.apply_link(&link), Change::Something);
+        assert_eq!(network.apply_link(&link), Change::Nothing);
+        assert_eq!(network.apply_link(&event::Link { name: None, ..link }), Change::Nothing);
+        assert_eq!(network.apply_link(&event::Link { name: Some(b"eth1"), ..link }), Change::Something);
+        let enslaved = event::Link { name: None, master: Some(IfIndex(9)), ..link };
+        assert_eq!(network.apply_link(&enslaved), Change::Something);
+        assert_eq!(&*network.links().next().unwrap().1.name, "eth1");
+        assert_eq!(network.apply_link(&event::Link { name: Some(b"\xff"), ..enslaved }), Change::Something);
+    }
+
+    #[test]
+    fn a_prefix_covers_what_begins_with_it_within_its_family() {
+        for (prefix, length, inside, expected) in [
+            ("0.0.0.0", 0, "192.0.2.1", true),
+            ("128.0.0.0", 1, "192.0.2.1", true),
+            ("128.0.0.0", 1, "64.0.0.1", false),
+            ("192.0.2.1", 32, "192.0.2.1", true),
+            ("192.0.2.0", 32, "192.0.2.1", false),
+            ("::", 0, "192.0.2.1", false),
+            ("::", 0, "2001:db8::1", true),
+            ("2000::", 3, "3fff::1", true),
+            ("2000::", 4, "3fff::1", false),
+            ("10.0.0.0", 200, "10.0.0.0", true),
+        ] {
+            let found = covers(prefix.parse().unwrap(), length, inside.parse().unwrap());
+            assert_eq!(found, expected, "{prefix}/{length} {inside}");
+        }
+    }
+}

@@ -115,3 +115,117 @@ pub(super) fn needed_limits(chosen: &[WantedEndpoint]) -> Limits {
     };
     Limits { subflows, add_addr_accepted: if any(EndpointFlags::SUBFLOW) { subflows } else { 0 } }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::event::Endpoint;
+    use crate::types::AddressId;
+
+    fn local(if_index: u32, address: &str) -> LocalAddress<'static> {
+        LocalAddress {
+            address: address.parse().unwrap(),
+            if_index: IfIndex(if_index),
+            interface: "x",
+            flags: EndpointFlags::SUBFLOW,
+            unusable: None,
+        }
+    }
+
+    fn wanted(local: &LocalAddress<'_>) -> WantedEndpoint {
+        WantedEndpoint { address: local.address, if_index: local.if_index, flags: local.flags }
+    }
+
+    fn held(if_index: u32, address: &str, own: bool) -> Held {
+        let (id, address, if_index) = (AddressId(1), address.parse().unwrap(), Some(IfIndex(if_index)));
+        let endpoint = Endpoint { id, address, port: 0, flags: EndpointFlags::SUBFLOW, if_index };
+        Held { endpoint, own, seen: Instant::now() }
+    }
+
+    fn chosen(addresses: &[LocalAddress<'_>], held: &[Held], capacity: Option<usize>) -> Vec<String> {
+        let all = addresses.iter().map(wanted).collect();
+        let choice = choose(&View::new(addresses), all, held, capacity);
+        choice.chosen.iter().map(|wanted| format!("{} on {}", wanted.address, wanted.if_index)).collect()
+    }
+
+    #[test]
+    fn every_interface_gets_an_address_of_each_family_before_one_gets_a_second() {
+        let addresses = [
+            local(2, "10.0.2.1"),
+            local(2, "10.0.2.2"),
+            local(2, "10.0.2.3"),
+            local(2, "fd00:2::1"),
+            local(2, "fd00:2::2"),
+            local(3, "10.0.3.1"),
+            local(3, "10.0.3.2"),
+            local(3, "fd00:3::1"),
+        ];
+        assert_eq!(
+            chosen(&addresses, &[], Some(5)),
+            ["10.0.2.1 on 2", "fd00:2::1 on 2", "10.0.3.1 on 3", "fd00:3::1 on 3", "10.0.2.2 on 2"]
+        );
+        assert_eq!(chosen(&addresses, &[], None).len(), 8);
+    }
+
+    #[test]
+    fn among_equals_those_that_are_endpoints_already_stay() {
+        let addresses = [local(2, "10.0.2.1"), local(2, "10.0.2.2"), local(2, "10.0.2.3"), local(3, "10.0.3.1")];
+        let now = [held(2, "10.0.2.3", true)];
+        assert_eq!(chosen(&addresses, &now, Some(3)), ["10.0.2.1 on 2", "10.0.3.1 on 3", "10.0.2.3 on 2"]);
+    }
+
+    #[test]
+    fn endpoints_of_others_take_room_and_serve_their_address() {
+        let addresses = [local(2, "10.0.2.1"), local(3, "10.0.3.1"), local(4, "10.0.4.1")];
+        let now = [held(2, "10.0.2.1", false), held(9, "10.9.9.9", false)];
+        assert_eq!(chosen(&addresses, &now, Some(3)), ["10.0.3.1 on 3"]);
+        assert_eq!(chosen(&addresses, &now, None), ["10.0.3.1 on 3", "10.0.4.1 on 4"]);
+    }
+
+    #[test]
+    fn an_address_on_two_links_is_one_endpoint_on_the_link_in_use() {
+        let addresses = [local(2, "10.0.0.1"), local(3, "10.0.0.1"), local(3, "10.0.3.1")];
+        assert_eq!(chosen(&addresses, &[], None), ["10.0.0.1 on 2", "10.0.3.1 on 3"]);
+        let now = [held(3, "10.0.0.1", true)];
+        assert_eq!(chosen(&addresses, &now, None), ["10.0.0.1 on 3", "10.0.3.1 on 3"]);
+    }
+
+    #[test]
+    fn an_endpoint_with_a_port_or_made_by_the_kernel_does_not_serve_an_address() {
+        let addresses = [local(2, "10.0.2.1"), local(3, "10.0.3.1")];
+        let mut with_port = held(2, "10.0.2.1", false);
+        with_port.endpoint.port = 8080;
+        let mut implicit = held(3, "10.0.3.1", false);
+        implicit.endpoint.flags = EndpointFlags::IMPLICIT;
+        assert_eq!(chosen(&addresses, &[with_port, implicit], None), ["10.0.2.1 on 2", "10.0.3.1 on 3"]);
+    }
+
+    #[test]
+    fn what_the_host_does_not_have_or_excludes_itself_is_not_chosen() {
+        let addresses = [local(2, "10.0.2.1"), local(3, "10.0.3.1")];
+        let mut both = wanted(&addresses[0]);
+        both.flags = EndpointFlags::SIGNAL.union(EndpointFlags::FULLMESH);
+        let elsewhere = WantedEndpoint { if_index: IfIndex(9), ..wanted(&addresses[1]) };
+        let choice = choose(&View::new(&addresses), vec![both, elsewhere], &[], None);
+        assert!(choice.chosen.is_empty());
+        assert_eq!(choice.nonsense, Some(both.address));
+    }
+
+    #[test]
+    fn limits_grow_with_the_endpoints_up_to_what_the_kernel_allows() {
+        let endpoints = |count: u32, flags| -> Vec<WantedEndpoint> {
+            (0..count).map(|n| WantedEndpoint { flags, ..wanted(&local(n + 2, "10.0.0.1")) }).collect()
+        };
+        let limits = |count, flags| {
+            let needed = needed_limits(&endpoints(count, flags));
+            (needed.subflows, needed.add_addr_accepted)
+        };
+        assert_eq!(limits(0, EndpointFlags::SUBFLOW), (0, 0));
+        assert_eq!(limits(2, EndpointFlags::SUBFLOW), (4, 4));
+        assert_eq!(limits(20, EndpointFlags::SUBFLOW), (8, 8));
+        assert_eq!(limits(2, EndpointFlags::SIGNAL), (4, 0));
+        assert_eq!(limits(2, EndpointFlags::SUBFLOW.union(EndpointFlags::FULLMESH)), (8, 8));
+    }
+}
