@@ -41,7 +41,7 @@ fn excludes_itself(flags: EndpointFlags) -> bool {
 #[derive(Clone, Copy)]
 struct Candidate {
     wanted: WantedEndpoint,
-    /// How many addresses of its interface and family come before it.
+    /// How many of its interface and family come before it.
     class: usize,
     /// It is an endpoint of ours already.
     held: bool,
@@ -53,18 +53,13 @@ fn rank(view: &View<'_>, wanted: &[WantedEndpoint], held: &[Held]) -> Vec<Candid
     // The kernel takes an address once: of two links that have it, the one in use stays.
     candidates.sort_unstable_by_key(|candidate| (candidate.wanted.address, !candidate.held, candidate.place));
     candidates.dedup_by_key(|candidate| candidate.wanted.address);
-    candidates.sort_unstable_by_key(|candidate| candidate.place);
-    let mut classes: Vec<((IfIndex, bool), usize)> = Vec::new();
+    // Within an interface and family, those in use come first: taking one away closes its subflows.
+    let kind = |candidate: &Candidate| (candidate.wanted.if_index, candidate.wanted.address.is_ipv6());
+    candidates.sort_unstable_by_key(|candidate| (kind(candidate), !candidate.held, candidate.place));
+    let mut before: Option<Candidate> = None;
     for candidate in &mut candidates {
-        let kind = (candidate.wanted.if_index, candidate.wanted.address.is_ipv6());
-        // Places go by interface, so that the class is among the last two.
-        match classes.iter_mut().rev().take(2).find(|(other, _)| *other == kind) {
-            Some((_, count)) => {
-                *count += 1;
-                candidate.class = *count;
-            }
-            None => classes.push((kind, 0)),
-        }
+        candidate.class = before.filter(|before| kind(before) == kind(candidate)).map_or(0, |before| before.class + 1);
+        before = Some(*candidate);
     }
     candidates
 }
