@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::Held;
 use crate::event::Limits;
 use crate::plugin::{LocalAddress, View, WantedEndpoint};
-use crate::types::{EndpointFlags, IfIndex};
+use crate::types::EndpointFlags;
 
 /// The most that the kernel allows for either limit (net/mptcp/pm_kernel.c, `MPTCP_PM_ADDR_MAX`).
 const MOST_SUBFLOWS: u32 = 8;
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::event::Endpoint;
-    use crate::types::AddressId;
+    use crate::types::{AddressId, IfIndex};
 
     fn local(if_index: u32, address: &str) -> LocalAddress<'static> {
         LocalAddress {
@@ -168,7 +168,8 @@ mod tests {
     fn among_equals_those_that_are_endpoints_already_stay() {
         let addresses = [local(2, "10.0.2.1"), local(2, "10.0.2.2"), local(2, "10.0.2.3"), local(3, "10.0.3.1")];
         let now = [held(2, "10.0.2.3", true)];
-        assert_eq!(chosen(&addresses, &now, Some(3)), ["10.0.2.1 on 2", "10.0.3.1 on 3", "10.0.2.3 on 2"]);
+        assert_eq!(chosen(&addresses, &now, Some(2)), ["10.0.2.3 on 2", "10.0.3.1 on 3"]);
+        assert_eq!(chosen(&addresses, &now, Some(3)), ["10.0.2.3 on 2", "10.0.3.1 on 3", "10.0.2.1 on 2"]);
     }
 
     #[test]
