@@ -21,7 +21,7 @@ use slog::{Drain, Logger, debug, error, info, warn};
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
-use self::take::{Taken, note_malformed, take_answer, take_route_message, tell_event};
+use self::take::{Taken, Taker, note_malformed, tell_event};
 use crate::command::{PmCommand, Request};
 use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};
 use crate::exit::Fatal;
@@ -71,6 +71,8 @@ struct Daemon {
     readable: Readable,
     /// Requests whose answer comes on that socket and has not ended yet.
     unanswered: u32,
+    /// See [`Taker`].
+    interrupted: Option<Ticket>,
     listens_to_routing: bool,
     suspended: Duration,
     buffer: Vec<u8>,
@@ -121,6 +123,7 @@ impl Daemon {
             reload,
             readable: Readable::default(),
             unanswered: 0,
+            interrupted: None,
             listens_to_routing: false,
             suspended: sys::suspended(),
             buffer: Vec::new(),
@@ -298,17 +301,20 @@ impl Daemon {
 
     /// Says whether there is more to read.
     fn take_network(&mut self, now: Instant) -> Result<bool, Fatal> {
+        let Self { sockets, buffer, engine, log, interrupted, .. } = self;
         for _ in 0..BUDGET {
-            match self.sockets.network.receive(&mut self.buffer).map_err(failed("read the route netlink socket"))? {
-                Received::Nothing => return Ok(false),
+            match sockets.network.receive(buffer).map_err(failed("read the route netlink socket"))? {
+                Received::Nothing => {
+                    engine.handle(Input::NetworkDrained, now);
+                    return Ok(false);
+                }
                 Received::Other => {}
-                Received::Lost => self.engine.handle(Input::NetworkLost, now),
+                Received::Lost => engine.handle(Input::NetworkLost, now),
                 Received::Datagram => {
-                    for message in Messages::new(&self.buffer) {
-                        let port = self.sockets.network.port();
-                        let taken = message
-                            .and_then(|message| take_route_message(&mut self.engine, &self.log, &message, port, now));
-                        note_malformed(&self.log, "rtnetlink", taken);
+                    let mut taker = Taker { engine, log, interrupted, now };
+                    for message in Messages::new(buffer) {
+                        let taken = message.and_then(|message| taker.network(&message, sockets.network.port()));
+                        note_malformed(log, "rtnetlink", taken);
                     }
                 }
             }
@@ -317,22 +323,24 @@ impl Daemon {
     }
 
     fn take_answers(&mut self, now: Instant) -> Result<bool, Fatal> {
+        let Self { sockets, buffer, engine, log, interrupted, unanswered, .. } = self;
         for _ in 0..BUDGET {
-            match self.sockets.answers.receive(&mut self.buffer).map_err(failed("read the generic netlink socket"))? {
+            match sockets.answers.receive(buffer).map_err(failed("read the generic netlink socket"))? {
                 Received::Nothing => return Ok(false),
                 Received::Other => {}
                 Received::Lost => {
-                    self.unanswered = 0;
-                    self.engine.handle(Input::AnswersLost, now);
+                    *unanswered = 0;
+                    engine.handle(Input::AnswersLost, now);
                 }
                 Received::Datagram => {
-                    for message in Messages::new(&self.buffer) {
-                        let taken = message.and_then(|message| take_answer(&mut self.engine, &self.log, &message, now));
-                        self.unanswered = self.unanswered.saturating_sub(u32::from(taken == Ok(Taken::End)));
-                        note_malformed(&self.log, "mptcp_pm", taken.map(|_| ()));
+                    let mut taker = Taker { engine, log, interrupted, now };
+                    for message in Messages::new(buffer) {
+                        let taken = message.and_then(|message| taker.answer(&message));
+                        *unanswered = unanswered.saturating_sub(u32::from(taken == Ok(Taken::End)));
+                        note_malformed(log, "mptcp_pm", taken.map(|_| ()));
                     }
                     // Nobody else sends here, so that there is no need to ask for more in vain.
-                    if self.unanswered == 0 {
+                    if *unanswered == 0 {
                         return Ok(false);
                     }
                 }

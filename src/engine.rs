@@ -35,14 +35,16 @@ pub(crate) struct Ticket(pub(crate) u32);
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Input<'a> {
-    /// The host's network changed; `dumped`: or rather, this is how it is.
-    Network { event: NetworkEvent<'a>, dumped: bool },
+    /// The host's network changed, or this is how it is, as an answer to that request.
+    Network { event: NetworkEvent<'a>, dump: Option<Ticket> },
     /// Part of an answer.
     Answer(Ticket, Answer),
     /// A request is done; no more answers follow.
     End(Ticket, Result<(), Failure<'a>>),
-    /// Messages about the network were lost.
+    /// Messages about the network were lost; those from before are still to come.
     NetworkLost,
+    /// There are no more messages about the network for now.
+    NetworkDrained,
     /// Answers of the kernel's path manager were lost.
     AnswersLost,
     /// The process or the machine slept, for all one knows.
@@ -123,6 +125,8 @@ pub(crate) struct Engine {
     policy: Policy,
     network: Network,
     reading: Reading,
+    /// Since messages were lost, all that had been queued before has been taken.
+    drained: bool,
     /// How often reading had to begin again without being completed.
     failed_readings: Backoff,
     /// Nothing has been read completely yet.
@@ -190,6 +194,7 @@ impl Engine {
             policy,
             network: Network::default(),
             reading: Reading::Wanted(now),
+            drained: true,
             failed_readings: Backoff::default(),
             first_reading: true,
             routes: Routes::default(),
@@ -205,10 +210,11 @@ impl Engine {
     /// Applies what happened. What follows from it is decided by [`advance`](Self::advance).
     pub(crate) fn handle(&mut self, input: Input<'_>, now: Instant) {
         match input {
-            Input::Network { event, dumped } => self.apply(&event, dumped),
+            Input::Network { event, dump } => self.apply(&event, dump),
             Input::Answer(ticket, answer) => self.answer(ticket, answer, now),
             Input::End(ticket, result) => self.end(ticket, result, now),
             Input::NetworkLost => self.network_lost(now),
+            Input::NetworkDrained => self.drained = true,
             Input::AnswersLost => {
                 self.overruns.unsaid += 1;
                 self.look_again(now);
@@ -274,8 +280,8 @@ impl Engine {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let answer = self.outbox.waiting.front().map(|(_, sent)| *sent + ANSWER_TIME);
         let reading = match self.reading {
-            Reading::Wanted(time) => Some(time),
-            _ => None,
+            Reading::Wanted(time) => Some(time).filter(|_| self.drained),
+            Reading::Links(_) | Reading::Addresses(_) | Reading::Done => None,
         };
         let endpoints = self.endpoints.deadline(self.reading == Reading::Done);
         [answer, reading, endpoints].into_iter().flatten().min()
@@ -301,12 +307,17 @@ impl Engine {
         self.network.links().find(|(known, _)| *known == index).map_or("", |(_, link)| &link.name)
     }
 
-    fn apply(&mut self, event: &NetworkEvent<'_>, dumped: bool) {
+    fn apply(&mut self, event: &NetworkEvent<'_>, dump: Option<Ticket>) {
+        // The rest of a dump that was given up tells of times long gone.
+        let reading = |ticket| matches!(self.reading, Reading::Links(t) | Reading::Addresses(t) if t == ticket);
+        if dump.is_some_and(|ticket| !reading(ticket)) {
+            return;
+        }
         let change = match event {
             NetworkEvent::Link(link) => self.network.apply_link(link),
             NetworkEvent::LinkGone(index) => self.network.remove_link(*index),
             NetworkEvent::Address(address) => {
-                let existing = dumped && self.first_reading && !self.endpoints.had(address.address);
+                let existing = dump.is_some() && self.first_reading && !self.endpoints.had(address.address);
                 self.network.apply_address(address, existing)
             }
             NetworkEvent::AddressGone(address) => self.network.remove_address(address),
@@ -354,7 +365,8 @@ impl Engine {
     }
 
     fn begin_reading(&mut self, now: Instant) {
-        if matches!(self.reading, Reading::Wanted(time) if time <= now) {
+        // What was queued before messages were lost must not be mistaken for news after the dump.
+        if self.drained && matches!(self.reading, Reading::Wanted(time) if time <= now) {
             self.network.begin_dump();
             self.reading = Reading::Links(self.outbox.send(Request::DumpLinks, now));
         }
@@ -390,6 +402,7 @@ impl Engine {
 
     fn network_lost(&mut self, now: Instant) {
         self.overruns.unsaid += 1;
+        self.drained = false;
         match self.reading {
             Reading::Done => self.read_again(now),
             Reading::Wanted(_) => {}

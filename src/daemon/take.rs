@@ -8,69 +8,78 @@ use crate::engine::{Answer, Engine, Failure, Input, Ticket};
 use crate::event::NetworkEvent;
 use crate::wire::{self, DecodeError, Message, mptcp, route};
 
-pub(super) fn take_route_message(
-    engine: &mut Engine,
-    log: &Logger,
-    message: &Message<'_>,
-    port: u32,
-    now: Instant,
-) -> Result<(), DecodeError> {
-    // What is not an answer to this socket is an event: the daemon changes nothing here itself.
-    let answers_us = message.port == port && message.sequence != 0;
-    let ticket = Ticket(message.sequence);
-    if answers_us {
-        if let Some(end) = wire::decode_end(message)? {
-            engine.handle(Input::End(ticket, result_of(message, end)), now);
-            return Ok(());
-        }
-        if let Some(question) = engine.route_question(ticket) {
-            if let Some(answer) = route::decode_route_answer(message, question.if_index)? {
-                engine.handle(Input::Answer(ticket, Answer::Route(answer)), now);
-            }
-            return Ok(());
-        }
-    }
-    if let Some(event) = route::decode_event(message)? {
-        if !answers_us {
-            tell_network_event(log, engine, &event);
-        }
-        engine.handle(Input::Network { event, dumped: answers_us }, now);
-    }
-    Ok(())
+/// Hands messages to the engine.
+pub(super) struct Taker<'a> {
+    pub(super) engine: &'a mut Engine,
+    pub(super) log: &'a Logger,
+    /// The last dump that the kernel said was not of one moment: any of its messages may say so.
+    pub(super) interrupted: &'a mut Option<Ticket>,
+    pub(super) now: Instant,
 }
 
+/// What a message was to the request that it answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
     Part,
     End,
 }
 
-pub(super) fn take_answer(
-    engine: &mut Engine,
-    log: &Logger,
-    message: &Message<'_>,
-    now: Instant,
-) -> Result<Taken, DecodeError> {
-    let ticket = Ticket(message.sequence);
-    if let Some(end) = wire::decode_end(message)? {
-        if let Err(refusal) = end.result {
-            debug!(log, "the kernel refused: {}", refusal; "request" => ticket.0);
+impl Taker<'_> {
+    /// Takes a message of rtnetlink; `port` is that of the socket.
+    pub(super) fn network(&mut self, message: &Message<'_>, port: u32) -> Result<(), DecodeError> {
+        // What is not an answer to this socket is an event: the daemon changes nothing here itself.
+        if message.port != port || message.sequence == 0 {
+            if let Some(event) = route::decode_event(message)? {
+                tell_network_event(self.log, self.engine, &event);
+                self.engine.handle(Input::Network { event, dump: None }, self.now);
+            }
+            return Ok(());
         }
-        engine.handle(Input::End(ticket, result_of(message, end)), now);
-        return Ok(Taken::End);
-    }
-    match mptcp::decode_answer(message.payload)? {
-        Some(mptcp::Answer::Endpoint(endpoint)) => {
-            engine.handle(Input::Answer(ticket, Answer::Endpoint(endpoint)), now)
+        let ticket = Ticket(message.sequence);
+        if self.end(message)? == Taken::End {
+            return Ok(());
         }
-        Some(mptcp::Answer::Limits(limits)) => engine.handle(Input::Answer(ticket, Answer::Limits(limits)), now),
-        None => {}
+        if let Some(question) = self.engine.route_question(ticket) {
+            if let Some(answer) = route::decode_route_answer(message, question.if_index)? {
+                self.engine.handle(Input::Answer(ticket, Answer::Route(answer)), self.now);
+            }
+        } else if let Some(event) = route::decode_event(message)? {
+            self.engine.handle(Input::Network { event, dump: Some(ticket) }, self.now);
+        }
+        Ok(())
     }
-    Ok(Taken::Part)
-}
 
-pub(super) fn result_of<'a>(message: &Message<'a>, end: wire::End<'a>) -> Result<(), Failure<'a>> {
-    if message.interrupted() { Err(Failure::Interrupted) } else { end.result.map_err(Failure::Refused) }
+    /// Takes an answer of `mptcp_pm`.
+    pub(super) fn answer(&mut self, message: &Message<'_>) -> Result<Taken, DecodeError> {
+        if self.end(message)? == Taken::End {
+            return Ok(Taken::End);
+        }
+        let answer = match mptcp::decode_answer(message.payload)? {
+            Some(mptcp::Answer::Endpoint(endpoint)) => Answer::Endpoint(endpoint),
+            Some(mptcp::Answer::Limits(limits)) => Answer::Limits(limits),
+            None => return Ok(Taken::Part),
+        };
+        self.engine.handle(Input::Answer(Ticket(message.sequence), answer), self.now);
+        Ok(Taken::Part)
+    }
+
+    /// Takes the message if it ends a request.
+    fn end(&mut self, message: &Message<'_>) -> Result<Taken, DecodeError> {
+        let ticket = Ticket(message.sequence);
+        if message.interrupted() {
+            *self.interrupted = Some(ticket);
+        }
+        let Some(end) = wire::decode_end(message)? else { return Ok(Taken::Part) };
+        if let Err(refusal) = end.result {
+            debug!(self.log, "the kernel refused: {}", refusal; "request" => ticket.0);
+        }
+        let result = match self.interrupted.take_if(|interrupted| *interrupted == ticket) {
+            Some(_) => Err(Failure::Interrupted),
+            None => end.result.map_err(Failure::Refused),
+        };
+        self.engine.handle(Input::End(ticket, result), self.now);
+        Ok(Taken::End)
+    }
 }
 
 pub(super) fn tell_event(log: &Logger, message: &Message<'_>) -> Result<(), DecodeError> {

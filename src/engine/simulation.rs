@@ -40,9 +40,9 @@ impl PathManager for Everything {
 
 #[derive(Clone, Debug)]
 enum Told {
-    Link(IfIndex, LinkFlags, bool),
+    Link(IfIndex, LinkFlags, Option<Ticket>),
     LinkGone(IfIndex),
-    Address(Address, bool),
+    Address(Address, Option<Ticket>),
     AddressGone(Address),
     Routes,
     Lost,
@@ -86,11 +86,11 @@ impl Kernel {
     fn execute(&mut self, ticket: Ticket, request: &Request, random: &mut Random) {
         match request {
             Request::DumpLinks => {
-                let links: Vec<_> = self.links.iter().map(|(i, f)| Told::Link(IfIndex(*i), *f, true)).collect();
+                let links: Vec<_> = self.links.iter().map(|(i, f)| Told::Link(IfIndex(*i), *f, Some(ticket))).collect();
                 self.dump(links, ticket, random);
             }
             Request::DumpAddresses => {
-                let addresses = self.addresses.iter().map(|address| Told::Address(*address, true)).collect();
+                let addresses = self.addresses.iter().map(|address| Told::Address(*address, Some(ticket))).collect();
                 self.dump(addresses, ticket, random);
             }
             Request::AskRoute(RouteQuestion { if_index, .. }) => {
@@ -224,7 +224,10 @@ impl Host {
     fn turn(&mut self) {
         let network = self.random.below(20);
         for _ in 0..network {
-            let Some(told) = self.kernel.network.pop_front() else { break };
+            let Some(told) = self.kernel.network.pop_front() else {
+                self.engine.handle(Input::NetworkDrained, self.now);
+                break;
+            };
             self.hand(&told);
         }
         let mut removals = true;
@@ -265,15 +268,15 @@ impl Host {
         let now = self.now;
         let name = |index: &IfIndex| format!("link{}", index.0);
         match told {
-            Told::Link(index, flags, dumped) => {
+            Told::Link(index, flags, dump) => {
                 let name = name(index);
                 let link = Link { index: *index, flags: *flags, name: Some(name.as_bytes()), master: None };
-                self.engine.handle(Input::Network { event: NetworkEvent::Link(link), dumped: *dumped }, now);
+                self.engine.handle(Input::Network { event: NetworkEvent::Link(link), dump: *dump }, now);
             }
-            Told::LinkGone(index) => self.network_event(NetworkEvent::LinkGone(*index), false),
-            Told::Address(address, dumped) => self.network_event(NetworkEvent::Address(*address), *dumped),
-            Told::AddressGone(address) => self.network_event(NetworkEvent::AddressGone(*address), false),
-            Told::Routes => self.network_event(NetworkEvent::RoutingChanged(RoutingChange::Everything), false),
+            Told::LinkGone(index) => self.network_event(NetworkEvent::LinkGone(*index), None),
+            Told::Address(address, dump) => self.network_event(NetworkEvent::Address(*address), *dump),
+            Told::AddressGone(address) => self.network_event(NetworkEvent::AddressGone(*address), None),
+            Told::Routes => self.network_event(NetworkEvent::RoutingChanged(RoutingChange::Everything), None),
             Told::Lost => self.engine.handle(Input::NetworkLost, now),
             Told::Route(ticket, there) => {
                 let route = RouteAnswer { unicast: true, through: *there };
@@ -295,8 +298,8 @@ impl Host {
         }
     }
 
-    fn network_event(&mut self, event: NetworkEvent<'_>, dumped: bool) {
-        self.engine.handle(Input::Network { event, dumped }, self.now);
+    fn network_event(&mut self, event: NetworkEvent<'_>, dump: Option<Ticket>) {
+        self.engine.handle(Input::Network { event, dump }, self.now);
     }
 
     /// Something happens to the host.
@@ -333,7 +336,7 @@ impl Host {
             n => {
                 let flags = [DOWN, NO_CARRIER, UP, UP, UP, UP, UP][n - 1];
                 self.kernel.links.insert(index, flags);
-                Told::Link(IfIndex(index), flags, false)
+                Told::Link(IfIndex(index), flags, None)
             }
         };
         self.kernel.tell(told, &mut self.random);
@@ -364,11 +367,11 @@ impl Host {
             }
             Some(place) => {
                 self.kernel.addresses[place] = told;
-                self.kernel.tell(Told::Address(told, false), &mut self.random);
+                self.kernel.tell(Told::Address(told, None), &mut self.random);
             }
             None => {
                 self.kernel.addresses.push(told);
-                self.kernel.tell(Told::Address(told, false), &mut self.random);
+                self.kernel.tell(Told::Address(told, None), &mut self.random);
             }
         }
     }
@@ -411,7 +414,7 @@ impl Host {
 
     /// The queue was full: the latest are lost, and reading tells so first.
     fn lose_messages(&mut self) {
-        let keep = self.random.below(4);
+        let keep = self.random.below(30);
         self.kernel.network.truncate(keep);
         self.kernel.network.push_front(Told::Lost);
     }
