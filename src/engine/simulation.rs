@@ -222,7 +222,9 @@ impl Host {
 
     /// One turn of the loop: some of what waits is read, then the engine decides.
     fn turn(&mut self) {
-        let network = self.random.below(20);
+        // At times it keeps up, at times it does not.
+        let most = if self.random.one_in(3) { 30 } else { 4 };
+        let network = self.random.below(most);
         for _ in 0..network {
             let Some(told) = self.kernel.network.pop_front() else {
                 self.engine.handle(Input::NetworkDrained, self.now);
