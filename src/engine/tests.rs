@@ -90,6 +90,7 @@ impl Bench {
     /// The requests that come out.
     fn advance(&mut self) -> Vec<(Ticket, Request)> {
         self.engine.advance(self.now, true);
+        self.engine.take_saved_state(self.now);
         let mut requests = Vec::new();
         while let Some(output) = self.engine.next_output() {
             match output {
