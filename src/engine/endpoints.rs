@@ -5,19 +5,20 @@
 //! does not fit what was known. Commands and looks exclude each other, so that neither outdates the
 //! other.
 
+mod answers;
 mod choice;
+mod look;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::ids::Ids;
 use super::retry::Backoff;
-use super::{Failure, Note, Outbox, PmCommand, Request, Ticket};
+use super::{Note, Outbox, PmCommand, Request, Ticket};
 use crate::event::{Endpoint, Limits};
 use crate::plugin::{self, Unusable, View, WantedEndpoint};
 use crate::state_file::{ChangedLimits, SavedState};
 use crate::types::{AddressId, EndpointFlags, Errno};
-use crate::wire::Refusal;
 
 /// What others did is noticed within half a minute; the look costs about 20 us.
 const LOOK_INTERVAL: Duration = Duration::from_secs(25);
@@ -241,247 +242,6 @@ impl Endpoints {
     }
 }
 
-/// Looking at what the kernel holds.
-impl Endpoints {
-    pub(super) fn look_soon(&mut self, now: Instant) {
-        self.next_look = now;
-    }
-
-    /// No answer will come to what was asked: whether it was done is for the next look to find out.
-    pub(super) fn forget_requests(&mut self) {
-        self.look = Look::Idle;
-        for (_, command) in std::mem::take(&mut self.commands) {
-            if let PmCommand::AddEndpoint(endpoint) = command {
-                self.claimed.push(endpoint);
-            }
-        }
-    }
-
-    pub(super) fn begin_look(&mut self, outbox: &mut Outbox, now: Instant) {
-        if now >= self.next_look && matches!(self.look, Look::Idle) && self.commands.is_empty() {
-            let ticket = outbox.send(Request::Pm(PmCommand::DumpEndpoints), now);
-            self.look = Look::Endpoints(ticket, Vec::new());
-            self.next_look = now + LOOK_INTERVAL;
-        }
-    }
-
-    pub(super) fn collect(&mut self, ticket: Ticket, endpoint: Endpoint, now: Instant) {
-        match &mut self.look {
-            Look::Endpoints(looking, found) if *looking == ticket => return found.push(endpoint),
-            _ => {}
-        }
-        for held in self.held.iter_mut().filter(|held| held.own && same(&held.endpoint, &endpoint)) {
-            held.seen = now;
-        }
-    }
-
-    pub(super) fn apply_limits(&mut self, limits: Limits) {
-        self.limits_changed |= self.limits != Some(limits);
-        self.limits = Some(limits);
-        self.limits_are_fresh = true;
-    }
-
-    /// A request is done. Says whether there may be more to do.
-    pub(super) fn end(
-        &mut self,
-        ticket: Ticket,
-        result: Result<(), Failure<'_>>,
-        outbox: &mut Outbox,
-        now: Instant,
-    ) -> bool {
-        match std::mem::replace(&mut self.look, Look::Idle) {
-            Look::Endpoints(looking, found) if looking == ticket => match result {
-                Ok(()) => {
-                    let next = outbox.send(Request::Pm(PmCommand::GetLimits), now);
-                    self.look = Look::Limits(next, found);
-                    return false;
-                }
-                Err(failure) => return self.look_failed(failure, outbox, now),
-            },
-            Look::Limits(looking, found) if looking == ticket => match result {
-                Ok(()) => return self.end_look(&found, outbox, now),
-                Err(failure) => return self.look_failed(failure, outbox, now),
-            },
-            other => self.look = other,
-        }
-        let Some(place) = self.commands.iter().position(|(sent, _)| *sent == ticket) else { return false };
-        let (_, command) = self.commands.swap_remove(place);
-        match result {
-            Ok(()) => self.done(&command, outbox, now),
-            Err(Failure::Refused(refusal)) => self.refuse(&command, &refusal, outbox, now),
-            Err(Failure::Interrupted) => self.look_soon(now),
-        }
-        true
-    }
-
-    fn look_failed(&mut self, failure: Failure<'_>, outbox: &mut Outbox, now: Instant) -> bool {
-        self.next_look = now;
-        if let Failure::Refused(refusal) = failure {
-            self.tell(&PmCommand::DumpEndpoints, &refusal, outbox);
-            self.next_look = now + LOOK_AGAIN;
-        }
-        false
-    }
-
-    fn end_look(&mut self, found: &[Endpoint], outbox: &mut Outbox, now: Instant) -> bool {
-        let held: Vec<Held> = found.iter().map(|found| self.recognise(found, now)).collect();
-        let before = std::mem::replace(&mut self.held, held);
-        for held in self.held.iter().filter(|held| held.own) {
-            self.ids.remember(held.endpoint.address, held.endpoint.id);
-        }
-        let is_new = |held: &&Held| !before.iter().any(|other| held.is(other));
-        let is_lost = |held: &&Held| held.own && !self.held.iter().any(|other| held.is(other));
-        let changed = before.len() != self.held.len() || self.held.iter().any(|held| is_new(&held));
-        before.iter().filter(is_lost).for_each(|held| outbox.debug(|| Note::Lost(held.endpoint)));
-        let others = self.held.iter().filter(|held| !held.own).filter(is_new);
-        others.for_each(|held| outbox.debug(|| Note::Foreign(held.endpoint)));
-        if std::mem::take(&mut self.seems_full) {
-            self.capacity = Some(found.len());
-        }
-        self.capacity = self.capacity.map(|capacity| capacity.max(found.len()));
-        if !std::mem::take(&mut self.claimed).is_empty() || changed {
-            self.save_within(SAVE_AFTER, now);
-        }
-        let first = !std::mem::replace(&mut self.known, true);
-        let limits_changed = std::mem::take(&mut self.limits_changed);
-        first || limits_changed || changed
-    }
-
-    /// Tells whether an endpoint that a look found is ours.
-    fn recognise(&self, found: &Endpoint, now: Instant) -> Held {
-        // Of one that was asked for without id, the kernel chose it.
-        let claims = |claimed: &Endpoint| match claimed.id {
-            AddressId(0) => same(&Endpoint { id: found.id, ..*claimed }, found),
-            _ => same(claimed, found),
-        };
-        let own = self.own().any(|own| same(own, found)) || self.claimed.iter().any(claims);
-        Held { endpoint: *found, own, seen: now }
-    }
-}
-
-/// Answers to commands.
-impl Endpoints {
-    fn done(&mut self, command: &PmCommand, outbox: &mut Outbox, now: Instant) {
-        match command {
-            PmCommand::AddEndpoint(endpoint) => self.added(*endpoint, now),
-            PmCommand::RemoveEndpoint(id) => self.removed(*id, now),
-            PmCommand::SetFlags(changed) => {
-                self.pardon(Subject::Endpoint(changed.address));
-                for held in self.held.iter_mut().filter(|held| same(&held.endpoint, changed)) {
-                    held.endpoint.flags = changed.flags;
-                }
-            }
-            PmCommand::SetLimits(limits) => {
-                self.pardon(Subject::Limits);
-                self.limits_set(*limits);
-                outbox.debug(|| Note::LimitsSet(*limits));
-                self.save_within(SAVE_AFTER, now);
-            }
-            // Another's has that id now.
-            PmCommand::GetEndpoint(id) if !self.is_seen(*id, now) => self.look_soon(now),
-            PmCommand::GetEndpoint(_) | PmCommand::DumpEndpoints | PmCommand::FlushEndpoints | PmCommand::GetLimits => {
-            }
-        }
-    }
-
-    fn added(&mut self, endpoint: Endpoint, now: Instant) {
-        self.pardon(Subject::Endpoint(endpoint.address));
-        self.save_within(SAVE_AFTER, now);
-        if endpoint.id == AddressId(0) {
-            // The kernel chose the id: the next look tells which.
-            self.claimed.push(endpoint);
-            self.look_soon(now);
-            return;
-        }
-        self.ids.remember(endpoint.address, endpoint.id);
-        self.held.push(Held { endpoint, own: true, seen: now });
-    }
-
-    fn removed(&mut self, id: AddressId, now: Instant) {
-        if let Some(place) = self.held.iter().position(|held| held.own && held.endpoint.id == id) {
-            let held = self.held.swap_remove(place);
-            self.pardon(Subject::Endpoint(held.endpoint.address));
-            self.save_within(FORGET_AFTER, now);
-        }
-    }
-
-    fn limits_set(&mut self, set: Limits) {
-        if self.clearing_since.is_some() {
-            self.changed_limits = None;
-        } else {
-            let was = self.limits.unwrap_or_default();
-            let original = match self.changed_limits {
-                // Whoever changed them since, those are the ones to put back.
-                Some(changed) if changed.set == was => changed.original,
-                _ => was,
-            };
-            self.changed_limits = Some(ChangedLimits { original, set });
-        }
-        self.limits = Some(set);
-    }
-
-    fn refuse(&mut self, command: &PmCommand, refusal: &Refusal<'_>, outbox: &mut Outbox, now: Instant) {
-        // Whatever was believed of the kernel's endpoints was wrong.
-        self.look_soon(now);
-        let subject = match command {
-            PmCommand::AddEndpoint(endpoint) if refusal.errno == Errno::RANGE => {
-                self.seems_full = true;
-                self.put_off(Subject::Endpoint(endpoint.address), true, now);
-                return;
-            }
-            PmCommand::RemoveEndpoint(id) | PmCommand::GetEndpoint(id) if refusal.errno == Errno::INVAL => {
-                return self.removed(*id, now);
-            }
-            PmCommand::AddEndpoint(endpoint) | PmCommand::SetFlags(endpoint) => Subject::Endpoint(endpoint.address),
-            PmCommand::RemoveEndpoint(id) | PmCommand::GetEndpoint(id) => match self.own().find(|own| own.id == *id) {
-                Some(own) => Subject::Endpoint(own.address),
-                None => return,
-            },
-            PmCommand::SetLimits(_) | PmCommand::GetLimits => Subject::Limits,
-            PmCommand::DumpEndpoints | PmCommand::FlushEndpoints => return,
-        };
-        // Another may have been quicker: the look will show, and what is then wanted is tried at once.
-        let outdated = [Errno::EXIST, Errno::BUSY, Errno::INVAL].contains(&refusal.errno);
-        if self.put_off(subject, outdated, now) {
-            self.tell(command, refusal, outbox);
-        }
-    }
-
-    /// Says whether the refusal is worth telling.
-    fn put_off(&mut self, subject: Subject, outdated: bool, now: Instant) -> bool {
-        let place = self.refused.iter().position(|refused| refused.subject == subject);
-        let mut refused = match place {
-            Some(place) => self.refused.swap_remove(place),
-            None => Refused { subject, until: now, backoff: Backoff::default(), times: 0 },
-        };
-        refused.times += 1;
-        let tell = !(outdated && refused.times == 1);
-        if tell {
-            let seed = u64::from(refused.times);
-            refused.until = refused.backoff.after_failure(now, FIRST_RETRY, LONGEST_RETRY, seed);
-        }
-        self.refused.push(refused);
-        tell
-    }
-
-    fn is_put_off(&self, subject: Subject, now: Instant) -> bool {
-        self.refused.iter().any(|refused| refused.subject == subject && refused.until > now)
-    }
-
-    fn pardon(&mut self, subject: Subject) {
-        self.refused.retain(|refused| refused.subject != subject);
-    }
-
-    fn tell(&mut self, command: &PmCommand, refusal: &Refusal<'_>, outbox: &mut Outbox) {
-        let again = self.told.contains(&refusal.errno);
-        if !again {
-            self.told.push(refusal.errno);
-        }
-        let (errno, text) = (refusal.errno, refusal.text.into());
-        outbox.log(Note::Refused { command: command.to_string(), errno, text, again });
-    }
-}
-
 /// From what is to what is wanted.
 impl Endpoints {
     /// Sends what brings the kernel nearer to what is wanted; `None` wants nothing new. To be called only
@@ -503,18 +263,7 @@ impl Endpoints {
         let some_go_without = choice.chosen.len() < choice.wanted;
         self.doubt = some_go_without.then(|| self.doubt.unwrap_or(now + LONGEST_RETRY));
         let chosen = choice.chosen;
-        let wanted_still = |subject| {
-            matches!(subject, Subject::Endpoint(address)
-            if chosen.iter().any(|wanted| wanted.address == address))
-        };
-        let held = &self.held;
-        self.refused.retain(|refused| {
-            let had = |address| held.iter().any(|held| held.own && held.endpoint.address == address);
-            match refused.subject {
-                Subject::Limits => true,
-                Subject::Endpoint(address) => wanted_still(refused.subject) || had(address),
-            }
-        });
+        self.forget_refusals(&chosen);
         self.mend_flags(&chosen, outbox, now);
         self.add_missing(&chosen, outbox, now);
         self.raise_limits(&chosen, outbox, now);
@@ -532,6 +281,18 @@ impl Endpoints {
             (true, Some(_)) => Progress::Held,
             (true, None) => Progress::Complete,
         }
+    }
+
+    /// Forgets what was refused to addresses that need nothing any more.
+    fn forget_refusals(&mut self, chosen: &[WantedEndpoint]) {
+        let held = &self.held;
+        self.refused.retain(|refused| match refused.subject {
+            Subject::Limits => true,
+            Subject::Endpoint(address) => {
+                chosen.iter().any(|wanted| wanted.address == address)
+                    || held.iter().any(|held| held.own && held.endpoint.address == address)
+            }
+        });
     }
 
     fn tell_choice(&mut self, choice: &choice::Choice, outbox: &mut Outbox) {
