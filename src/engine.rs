@@ -7,6 +7,7 @@
 mod endpoints;
 mod ids;
 mod note;
+mod outbox;
 mod retry;
 mod routes;
 #[cfg(test)]
@@ -14,11 +15,11 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use self::endpoints::{Endpoints, Progress};
 pub(crate) use self::note::{Note, Severity};
+use self::outbox::Outbox;
 use self::retry::Backoff;
 use self::routes::Routes;
 use crate::command::{PmCommand, Request, RouteQuestion};
@@ -155,43 +156,9 @@ struct Overruns {
     said: Option<Instant>,
 }
 
-/// Outputs, and the requests that are not answered yet.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    queue: VecDeque<Output>,
-    last_ticket: u32,
-    /// When the oldest request without an end was sent.
-    waiting: VecDeque<(Ticket, Instant)>,
-    debug: bool,
-}
-
-impl Outbox {
-    fn send(&mut self, request: Request, now: Instant) -> Ticket {
-        // 0 is the number of the kernel's own messages.
-        self.last_ticket = self.last_ticket.checked_add(1).unwrap_or(1);
-        let ticket = Ticket(self.last_ticket);
-        self.waiting.push_back((ticket, now));
-        self.queue.push_back(Output::Send(ticket, request));
-        ticket
-    }
-
-    fn log(&mut self, note: Note) {
-        if self.debug || note.severity() != Severity::Debug {
-            self.queue.push_back(Output::Log(note));
-        }
-    }
-
-    /// Logs what is only worth making when somebody reads debug notes.
-    fn debug(&mut self, note: impl FnOnce() -> Note) {
-        if self.debug {
-            self.queue.push_back(Output::Log(note()));
-        }
-    }
-}
-
 impl Engine {
     pub(crate) fn new(policy: Policy, saved: SavedState, now: Instant) -> Self {
-        let outbox = Outbox { debug: policy.debug, ..Outbox::default() };
+        let outbox = Outbox::new(policy.debug);
         Self {
             policy,
             network: Network::default(),
