@@ -64,7 +64,7 @@ pub fn encode_dump_addresses(encoder: &mut Encoder, sequence: u32) {
     encoder.end();
 }
 
-/// Asks which route a packet would take: `struct rtmsg`, RTA_DST, [RTA_SRC], RTA_OIF.
+/// Asks which route a packet would take: `struct rtmsg`, RTA_DST, RTA_SRC if given, RTA_OIF.
 ///
 /// With RTM_F_FIB_MATCH the answer is the matching entry of the routing table: for IPv4, a plain lookup
 /// that is bound to a device takes every destination to be on-link (net/ipv4/route.c). For IPv6 it is
