@@ -324,7 +324,7 @@ fn chosen(
         return Ok((chosen, vec![chosen]));
     };
     let mut loaded = load.value.clone();
-    loaded.sort_by_key(|plugin| (plugin.priority, plugin.name));
+    loaded.sort_unstable_by_key(|plugin| (plugin.priority, plugin.name));
     loaded.dedup_by_key(|plugin| plugin.name);
     let Some(chosen) = &core.path_manager else {
         let chosen = named(&loaded).or(loaded.first().copied()).unwrap_or(first);

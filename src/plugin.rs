@@ -210,7 +210,7 @@ fn sorted(mut plugins: Vec<&'static Plugin>) -> Result<Vec<&'static Plugin>, Reg
     if plugins.is_empty() {
         return Err(RegistryError::Empty);
     }
-    plugins.sort_by_key(|plugin| (plugin.priority, plugin.name));
+    plugins.sort_unstable_by_key(|plugin| (plugin.priority, plugin.name));
     let mut names: Vec<_> = plugins.iter().map(|plugin| plugin.name).collect();
     names.sort_unstable();
     match names.windows(2).find_map(|pair| (pair.first() == pair.last()).then(|| pair.first().copied())) {

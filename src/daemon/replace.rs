@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
@@ -65,7 +65,7 @@ impl Replaced {
         match create(&self.beside) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let directory = self.path.parent().unwrap_or(Path::new("/"));
-                fs::DirBuilder::new().mode(0o755).create(directory)?;
+                rustix::fs::mkdir(directory, Mode::from(0o755))?;
                 create(&self.beside)
             }
             other => other,

@@ -60,7 +60,7 @@ fn own_table(table: &DeTable<'_>, source: &Arc<Source>) -> Result<Table, Setting
         Ok(Entry { key: key.get_ref().to_string(), place, node })
     });
     let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
-    entries.sort_by_key(|entry| entry.place.offset());
+    entries.sort_unstable_by_key(|entry| entry.place.offset());
     Ok(Table { entries })
 }
 

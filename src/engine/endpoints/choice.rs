@@ -25,7 +25,7 @@ pub(super) struct Choice {
 pub(super) fn choose(view: &View<'_>, wanted: Vec<WantedEndpoint>, held: &[Held], capacity: Option<usize>) -> Choice {
     let nonsense = wanted.iter().find(|wanted| excludes_itself(wanted.flags)).map(|wanted| wanted.address);
     let mut ranked = rank(view, &wanted, held);
-    ranked.sort_by_key(|candidate| (candidate.class, !candidate.held, candidate.place));
+    ranked.sort_unstable_by_key(|candidate| (candidate.class, !candidate.held, candidate.place));
     let total = ranked.len();
     if let Some(capacity) = capacity {
         let others = held.iter().filter(|held| !held.own).count();
