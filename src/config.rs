@@ -171,9 +171,13 @@ impl Reading<'_> {
             Ok(root) => return self.document(&source, &root),
             Err(error) => error,
         };
-        let file = keyfile::read(&source).ok_or(error)??;
+        let file = keyfile::read(&source, self.plugins).ok_or(error)??;
         for entry in file.core.entries() {
-            self.core.set(entry, Origin::KeyFile, self.plugins)?;
+            if entry.key == "load-plugins" {
+                self.notices.extend(self.core.set_known_plugins(entry, self.plugins)?);
+            } else {
+                self.core.set(entry, Origin::KeyFile, self.plugins)?;
+            }
         }
         self.notices.extend(file.notices);
         self.sources.push(source.path.clone());

@@ -40,6 +40,7 @@ const EVENTS: Token = Token(1);
 const ANSWERS: Token = Token(2);
 const SIGNALS: Token = Token(3);
 const INSTANCE: Token = Token(4);
+const CLOCK: Token = Token(5);
 
 /// What the configuration comes down to for the daemon.
 pub(crate) struct Setup {
@@ -62,6 +63,7 @@ struct Daemon {
     poll: Poll,
     sockets: Sockets,
     signals: Signals,
+    clock: sys::ClockChange,
     engine: Engine,
     store: Store,
     log: Logger,
@@ -114,6 +116,7 @@ impl Daemon {
         let now = Instant::now();
         let mut daemon = Self {
             poll: Poll::new().map_err(failed("make an epoll instance"))?,
+            clock: sys::ClockChange::new().map_err(failed("watch the clock"))?,
             signals: Signals::new([SIGHUP, SIGINT, SIGTERM, SIGCONT]).map_err(failed("catch signals"))?,
             engine: Engine::new(setup.policy, saved, now),
             sockets,
@@ -143,6 +146,7 @@ impl Daemon {
             (self.sockets.events.as_fd(), EVENTS),
             (self.sockets.answers.as_fd(), ANSWERS),
             (self.sockets.instance.as_fd(), INSTANCE),
+            (self.clock.as_fd(), CLOCK),
         ];
         for (socket, token) in sockets {
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
@@ -195,6 +199,8 @@ impl Daemon {
                     ANSWERS => self.readable.answers = true,
                     SIGNALS => self.readable.signals = true,
                     INSTANCE => self.readable.instance = true,
+                    // The turn that follows asks whether the machine slept.
+                    CLOCK => self.clock.wait_again(),
                     // Nothing else is registered.
                     Token(_) => {}
                 }

@@ -21,7 +21,7 @@ use self::endpoints::{Endpoints, Progress};
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
 use self::retry::Backoff;
-use self::routes::Routes;
+use self::routes::{Routes, Way};
 use crate::command::{PmCommand, Request, RouteQuestion};
 use crate::event::{Endpoint, Limits, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
@@ -308,7 +308,14 @@ impl Engine {
         match answer {
             Answer::Endpoint(endpoint) => self.endpoints.collect(ticket, endpoint, now),
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
-            Answer::Route(route) => self.end_route(ticket, route.unicast && route.through, now),
+            Answer::Route(route) => {
+                let way = match (route.unicast, route.through) {
+                    (true, true) => Way::Through,
+                    (true, false) => Way::Elsewhere,
+                    (false, _) => Way::Nowhere,
+                };
+                self.end_route(ticket, way, now);
+            }
         }
     }
 
@@ -316,7 +323,7 @@ impl Engine {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
         if self.routes.question(ticket).is_some() {
             // An answer that came before this was taken already: what ends here is a refusal.
-            self.end_route(ticket, false, now);
+            self.end_route(ticket, Way::Nowhere, now);
         } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
             self.end_reading(result.is_ok(), now);
         } else if self.endpoints.end(ticket, result, &mut self.outbox, now) {
@@ -324,11 +331,11 @@ impl Engine {
         }
     }
 
-    fn end_route(&mut self, ticket: Ticket, reachable: bool, now: Instant) {
+    fn end_route(&mut self, ticket: Ticket, way: Way, now: Instant) {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
         let outbox = &mut self.outbox;
         let send = |question| outbox.send(Request::AskRoute(question), now);
-        self.routes.answer(&mut self.network, ticket, reachable, send);
+        self.routes.answer(&mut self.network, ticket, way, send);
         // Even an unchanged answer is news: it may be the last that was waited for.
         self.dirty = true;
     }
@@ -395,6 +402,10 @@ impl Engine {
     fn configure(&mut self, policy: Policy) {
         self.outbox.debug = policy.debug;
         self.policy = policy;
+        // What is in use is known to have been used: a rule that comes later does not change that.
+        let endpoints = &self.endpoints;
+        let addresses = self.network.links_mut().flat_map(|(_, link)| &mut link.addresses);
+        addresses.for_each(|address| address.existing &= !endpoints.had(address.told.address));
         self.endpoints.forgive();
         self.routes.changed();
         self.dirty = true;

@@ -1,10 +1,14 @@
 //! Sockets, files and what else the system offers, without meaning: who calls knows what it is for.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
+    timerfd_settime,
+};
 
 use crate::types::Errno;
 
@@ -92,6 +96,40 @@ impl AsFd for Netlink {
     }
 }
 
+/// Becomes readable when the clock of the system jumps, which it also does when a suspended machine
+/// resumes: timers of the poll stand still meanwhile (fs/timerfd.c, `timerfd_resume`).
+pub(crate) struct ClockChange(OwnedFd);
+
+impl ClockChange {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let clock = Self(timerfd_create(TimerfdClockId::Realtime, flags)?);
+        clock.set()?;
+        Ok(clock)
+    }
+
+    /// Takes note of the jump, so that the next is told too.
+    pub(crate) fn wait_again(&self) {
+        // It says ECANCELED, that is all there is to read; and setting it again can fail only as `new`.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+        let _ = self.set();
+    }
+
+    fn set(&self) -> io::Result<()> {
+        let never = Timespec { tv_sec: i64::MAX / 2_000_000_000, tv_nsec: 0 };
+        let timer = Itimerspec { it_interval: Timespec::default(), it_value: never };
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        timerfd_settime(&self.0, flags, &timer)?;
+        Ok(())
+    }
+}
+
+impl AsFd for ClockChange {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// The error's number; EIO where it has none.
 pub(crate) fn errno(error: &io::Error) -> Errno {
     Errno(error.raw_os_error().unwrap_or(5))
@@ -99,7 +137,6 @@ pub(crate) fn errno(error: &io::Error) -> Errno {
 
 /// How long the machine has been suspended since it booted; it grows only while it is.
 pub(crate) fn suspended() -> std::time::Duration {
-    use rustix::time::{ClockId, Timespec, clock_gettime};
     let nanoseconds = |Timespec { tv_sec, tv_nsec }| {
         u64::try_from(tv_sec)
             .unwrap_or(0)

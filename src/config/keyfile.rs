@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::ConfigError;
 use super::layer::KEYS;
 use crate::names;
+use crate::plugin::Plugin;
 use crate::settings::tree::{Entry, Node, Table, Value};
 use crate::settings::{Place, Source};
 
@@ -25,7 +26,7 @@ enum Line<'a> {
 }
 
 /// Reads a file if every line of it has that form; `None` if not.
-pub(super) fn read(source: &Arc<Source>) -> Option<Result<KeyFile, ConfigError>> {
+pub(super) fn read(source: &Arc<Source>, plugins: &[&'static Plugin]) -> Option<Result<KeyFile, ConfigError>> {
     let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
     let mut offset = source.text.len() - text.len();
     let mut lines = Vec::new();
@@ -33,7 +34,7 @@ pub(super) fn read(source: &Arc<Source>) -> Option<Result<KeyFile, ConfigError>>
         lines.push((offset, classify(line)?));
         offset += line.len() + 1;
     }
-    Some(assemble(source, &lines))
+    Some(assemble(source, &lines, plugins))
 }
 
 fn classify(line: &str) -> Option<Line<'_>> {
@@ -53,7 +54,11 @@ fn classify(line: &str) -> Option<Line<'_>> {
     (named && bare).then(|| Line::Setting((at(key), key), (value_at, value)))
 }
 
-fn assemble(source: &Arc<Source>, lines: &[(usize, Line<'_>)]) -> Result<KeyFile, ConfigError> {
+fn assemble(
+    source: &Arc<Source>,
+    lines: &[(usize, Line<'_>)],
+    plugins: &[&'static Plugin],
+) -> Result<KeyFile, ConfigError> {
     let mut core = Table::default();
     let mut notices = Vec::new();
     let mut header = false;
@@ -77,7 +82,7 @@ fn assemble(source: &Arc<Source>, lines: &[(usize, Line<'_>)]) -> Result<KeyFile
             }
         }
     }
-    notices.insert(0, rewrite(source, &core));
+    notices.insert(0, rewrite(source, &core, plugins));
     Ok(KeyFile { core, notices })
 }
 
@@ -90,12 +95,21 @@ fn typed(key: &str, value: &str) -> Value {
     }
 }
 
-fn rewrite(source: &Source, core: &Table) -> String {
+fn rewrite(source: &Source, core: &Table, plugins: &[&'static Plugin]) -> String {
     let mut toml = Table::default();
     for entry in core.entries() {
         // A directory that is not there would be an error in TOML.
         match &entry.node.value {
             Value::Text(path) if entry.key == "plugin-dir" && !Path::new(path).is_dir() => {}
+            // And so would a plugin that is not compiled in.
+            Value::Text(list) if entry.key == "load-plugins" => {
+                let known = |name: &&str| plugins.iter().any(|plugin| plugin.name == *name);
+                let names: Vec<&str> = list.split(',').map(str::trim).filter(known).collect();
+                if !names.is_empty() {
+                    let node = Node { value: Value::Text(names.join(",")), place: entry.node.place.clone() };
+                    toml.put(Entry { node, ..entry.clone() });
+                }
+            }
             _ => toml.put(entry.clone()),
         }
     }

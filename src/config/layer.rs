@@ -108,6 +108,29 @@ impl Layer {
         }
         Ok(())
     }
+
+    /// Sets `load-plugins` of a key file, which may name plugins of the C daemon that are not here: those are
+    /// passed over, and what is to be told of them is returned.
+    pub(super) fn set_known_plugins(
+        &mut self,
+        entry: &Entry,
+        plugins: &[&'static Plugin],
+    ) -> Result<Vec<String>, SettingsError> {
+        let Entry { key, node, .. } = entry;
+        let texts = node.texts(key)?;
+        let known: Vec<_> = texts.iter().filter_map(|text| find(plugins, text.trim()).ok()).collect();
+        let unknown = texts.iter().filter(|text| find(plugins, text.trim()).is_err());
+        let notices =
+            unknown.map(|text| text.error(format!("{key}: {:?} is not compiled in; ignored", text.trim())).to_string());
+        let notices = notices.collect();
+        if texts.is_empty() {
+            return Err(node.error(format!("{key}: the list is empty")));
+        }
+        if !known.is_empty() {
+            self.load_plugins = Some(Given { value: known, origin: Origin::KeyFile(node.place.clone()) });
+        }
+        Ok(notices)
+    }
 }
 
 fn given<T>(value: Option<T>) -> Option<Given<T>> {

@@ -448,6 +448,22 @@ fn a_plugin_directory_that_a_key_file_names_need_not_exist() {
 }
 
 #[test]
+fn a_key_file_may_name_plugins_that_are_not_here() {
+    let host = Host::with("[core]\nload-plugins=alpha,other\n");
+    let config = host.loaded(&[]).config;
+    let loaded: Vec<_> = config.load_plugins.iter().map(|plugin| plugin.name).collect();
+    assert_eq!(loaded, ["alpha"]);
+    assert!(
+        host.notices(&[])
+            .contains(&"@/mptcpd.conf:2:14: load-plugins: \"other\" is not compiled in; ignored".to_owned())
+    );
+    host.write("mptcpd.conf", "[core]\nload-plugins=other\n");
+    assert_eq!(host.loaded(&[]).config.load_plugins.len(), 1, "the chosen one alone");
+    host.write("mptcpd.conf", "[core]\nload-plugins=\n");
+    assert_eq!(host.error(&[]).0, 78);
+}
+
+#[test]
 fn every_key_may_stand_in_a_key_file_and_bad_ones_are_named_with_their_place() {
     let host = Host::with(
         "[core]\r\n  # c\r\n  log = syslog\r\naddr-flags=signal, backup,\nnotify-flags=\ndebug=true\non-stop=remove\nload-plugins=alpha,beta\nx-y=1\n",

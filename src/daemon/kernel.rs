@@ -86,7 +86,11 @@ pub(super) fn only_instance() -> Result<UnixListener, Fatal> {
 fn already_running() -> String {
     let who = match holder() {
         Ok((pid, uid)) => format!("process {pid} of uid {uid}"),
-        Err(error) => format!("a process that does not tell ({error})"),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            "a process that holds its socket without listening".to_owned()
+        }
+        // The kernel has no number here for a process of elsewhere.
+        Err(_) => "a process of another pid namespace".to_owned(),
     };
     format!("another mptcpd manages this network namespace: {who}; stop it first")
 }

@@ -11,6 +11,7 @@ use slog::{Logger, debug, info};
 
 use super::replace::Replaced;
 use crate::state_file::{self, SavedState, Scope};
+use crate::types::Errno;
 
 /// Larger than any state file that the daemon writes.
 const LARGEST: u64 = 256 * 1024;
@@ -36,7 +37,7 @@ impl Store {
         match place() {
             Ok(place) => Self { place: Some(place), told: false, written: String::new(), log },
             Err(error) => {
-                info!(log, "no state file: cannot tell boot and network namespace apart: {}", error);
+                info!(log, "no state file: cannot tell boot and network namespace apart: {}", reason(&error));
                 Self { place: None, told: true, written: String::new(), log }
             }
         }
@@ -57,7 +58,7 @@ impl Store {
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => SavedState::default(),
             Err(error) => {
-                info!(self.log, "state file {} is ignored: {}", place.file.path().display(), error);
+                info!(self.log, "state file {} is ignored: {}", place.file.path().display(), reason(&error));
                 SavedState::default()
             }
         }
@@ -67,7 +68,8 @@ impl Store {
     pub(super) fn save(&mut self, state: &SavedState) {
         let Some(place) = &mut self.place else { return };
         let text = state_file::encode(&place.scope, state);
-        if text == self.written {
+        // Unless somebody took it away, there is nothing to do.
+        if text == self.written && place.file.path().exists() {
             return;
         }
         match place.file.replace(text.as_bytes()) {
@@ -81,12 +83,17 @@ impl Store {
                     self.log,
                     "cannot write state file {}: {}; a restart after a crash will not know which endpoints are its own",
                     place.file.path().display(),
-                    error
+                    reason(&error)
                 );
             }
             Err(error) => debug!(self.log, "cannot write state file: {}", error),
         }
     }
+}
+
+/// The system's words without its number, or ours.
+fn reason(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno(number).to_string())
 }
 
 fn place() -> io::Result<Place> {

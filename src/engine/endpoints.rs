@@ -30,8 +30,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// An endpoint that was seen within this time is taken to be there still: nobody takes it away and puts
 /// another with its id in its place so quickly.
 pub(super) const SEEN: Duration = Duration::from_millis(20);
-/// Changes are saved together after this time: what comes and goes at once need not be saved at all.
-const SAVE_AFTER: Duration = Duration::from_millis(5);
+/// What must be known after a crash is saved in the turn of the loop in which it was done.
+const SAVE_AFTER: Duration = Duration::ZERO;
 /// An endpoint that is gone may stay in the state file for so long: it would only be looked for.
 const FORGET_AFTER: Duration = Duration::from_secs(1);
 /// `on-stop = "remove"` takes no longer than this, whatever the kernel says.
@@ -73,9 +73,11 @@ impl Held {
     }
 }
 
-/// Whether both are the same endpoint: flags may have been changed.
+/// Whether both are the same endpoint: one with other flags than SET_FLAGS can have made of it is not, as
+/// the kernel gives ids anew after a flush.
 fn same(a: &Endpoint, b: &Endpoint) -> bool {
-    (a.id, a.address, a.port, a.if_index) == (b.id, b.address, b.port, b.if_index)
+    let fixed = |endpoint: &Endpoint| endpoint.flags.without(CHANGEABLE);
+    (a.id, a.address, a.port, a.if_index, fixed(a)) == (b.id, b.address, b.port, b.if_index, fixed(b))
 }
 
 /// How far an attempt to converge came.
@@ -357,7 +359,7 @@ impl Endpoints {
 
     fn raise_limits(&mut self, chosen: &[WantedEndpoint], outbox: &mut Outbox, now: Instant) {
         let Some(is) = self.limits else { return };
-        let needed = choice::needed_limits(chosen);
+        let needed = choice::needed_limits(chosen, &self.held);
         let raised = Limits {
             subflows: is.subflows.max(needed.subflows),
             add_addr_accepted: is.add_addr_accepted.max(needed.add_addr_accepted),

@@ -10,15 +10,13 @@ use crate::event::RoutingChange;
 use crate::network::{Network, covers};
 use crate::rules::Rules;
 
-/// One in each half of IPv4, so that 0.0.0.0/1 and 128.0.0.0/1 together count as a default route. Both
-/// are of no host: 64.0.0.1 stands for any, the other is for documentation (RFC 5737).
-const PROBES_V4: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(64, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))];
+/// One in each half of IPv4, so that 0.0.0.0/1 and 128.0.0.0/1 together count as a default route.
+/// Ordinary addresses that stand for any: those for documentation are what filters drop and tests use.
+const PROBES_V4: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(64, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(200, 0, 0, 1))];
 /// One in each half of 2000::/3, where all of the IPv6 Internet is, so that ::/0, 2000::/3 and pairs of
-/// halves count. Both are for documentation (RFC 3849, RFC 9637).
-const PROBES_V6: [IpAddr; 2] = [
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1)),
-];
+/// halves count.
+const PROBES_V6: [IpAddr; 2] =
+    [IpAddr::V6(Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x3000, 0, 0, 0, 0, 0, 0, 1))];
 /// Questions on their way at a time, so that hundreds of addresses do not keep the loop from its events.
 const MOST_AT_A_TIME: usize = 32;
 
@@ -32,6 +30,17 @@ pub(super) fn matters(change: RoutingChange) -> bool {
         RoutingChange::Everything => true,
         RoutingChange::Prefix(prefix, length) => probes(prefix).iter().any(|probe| covers(prefix, length, *probe)),
     }
+}
+
+/// What the kernel said of a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It leaves by the interface that was asked for.
+    Through,
+    /// It leaves by another.
+    Elsewhere,
+    /// There is none.
+    Nowhere,
 }
 
 /// The questions on their way and the generation of the routing state.
@@ -55,15 +64,16 @@ impl Asked {
     /// The next question about the same address, if the answer does not settle it.
     ///
     /// For IPv6 a lookup with a source finds the way of that source's rules but may answer with another
-    /// device that has a better metric; one without keeps to the device. Either will do.
-    fn next(&self, reachable: bool) -> Option<RouteQuestion> {
+    /// device that has a better metric; one without keeps to the device. Either will do, unless the
+    /// rules forbid the source.
+    fn next(&self, way: Way) -> Option<RouteQuestion> {
         let [first, second] = probes(self.source);
         let again = RouteQuestion { source: None, ..self.question };
-        match reachable {
-            true if self.question.destination == first => {
+        match way {
+            Way::Through if self.question.destination == first => {
                 Some(RouteQuestion { source: Some(self.source), destination: second, ..self.question })
             }
-            false if self.source.is_ipv6() && self.question.source.is_some() => Some(again),
+            Way::Elsewhere if self.source.is_ipv6() && self.question.source.is_some() => Some(again),
             _ => None,
         }
     }
@@ -126,17 +136,17 @@ impl Routes {
         &mut self,
         network: &mut Network,
         ticket: Ticket,
-        reachable: bool,
+        way: Way,
         send: impl FnOnce(RouteQuestion) -> Ticket,
     ) {
         let Some(place) = self.on_the_way.iter().position(|asked| asked.ticket == ticket) else { return };
         let asked = self.on_the_way.swap_remove(place);
-        if let Some(question) = asked.next(reachable) {
+        if let Some(question) = asked.next(way) {
             self.on_the_way.push(Asked { ticket: send(question), question, ..asked });
             return;
         }
         for address in network.find_mut(asked.question.if_index, asked.source) {
-            address.route.reachable = Some(reachable);
+            address.route.reachable = Some(way == Way::Through);
             address.route.asked = asked.generation;
         }
     }

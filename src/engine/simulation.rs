@@ -176,7 +176,7 @@ impl Kernel {
             self.endpoints.remove(place);
         } else if endpoint.id.0 == 0 {
             // The kernel goes on from the last it chose (`next_id`).
-            let free = |id: &u8| *id >= 100 && !self.endpoints.iter().any(|(other, _)| other.id.0 == *id);
+            let free = |id: &u8| *id != 0 && !self.endpoints.iter().any(|(other, _)| other.id.0 == *id);
             self.chosen = (0..=255).map(|more| self.chosen.wrapping_add(1).wrapping_add(more)).find(free).unwrap();
             endpoint.id = AddressId(self.chosen);
         }
@@ -393,7 +393,10 @@ impl Host {
         let mut endpoint =
             Endpoint { id: AddressId(0), address, port: 0, flags: EndpointFlags::SIGNAL, if_index: None };
         match self.random.below(8) {
-            0 => self.kernel.endpoints.clear(),
+            0 => {
+                self.kernel.endpoints.clear();
+                self.kernel.chosen = 0;
+            }
             1 => {
                 self.kernel.limits =
                     Limits { subflows: u32::try_from(self.random.below(9)).unwrap(), add_addr_accepted: 1 }

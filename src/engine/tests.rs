@@ -281,3 +281,51 @@ fn an_answer_that_never_comes_is_noticed_and_everything_is_read_again() {
     assert!(requests.contains(&Request::DumpLinks));
     assert!(requests.contains(&Request::Pm(PmCommand::DumpEndpoints)));
 }
+
+#[test]
+fn an_endpoint_with_our_id_and_address_but_flags_that_we_did_not_set_is_anothers() {
+    let mut bench = Bench::started(7, &["10.0.0.1"]);
+    let theirs = Endpoint { flags: EndpointFlags::SIGNAL, ..endpoint(1, "10.0.0.1") };
+    bench.engine.handle(Input::Resumed, bench.now);
+    bench.start(&["10.0.0.1"], &[theirs]);
+    bench.network(NetworkEvent::AddressGone(address("10.0.0.1")), None);
+    assert_eq!(bench.commands(), [], "it is not ours to remove");
+
+    // The same, found by a start with what an earlier run saved.
+    let saved = SavedState { own: vec![endpoint(1, "10.0.0.1")], ..SavedState::default() };
+    let mut bench = Bench::new(7, saved);
+    bench.start(&[], &[theirs]);
+    assert_eq!(bench.commands(), []);
+}
+
+#[test]
+fn switching_existing_off_leaves_alone_what_is_in_use() {
+    let mut bench = Bench::started(7, &["10.0.0.1"]);
+    let rules = Rules { notify: NotifyFlags(6), flags: EndpointFlags::SUBFLOW };
+    let policy = Policy { rules, managers: vec![Box::new(Everything)], debug: false };
+    bench.engine.handle(Input::Configure(policy), bench.now);
+    assert_eq!(bench.commands(), []);
+}
+
+#[test]
+fn an_ipv6_address_is_asked_for_again_without_source_only_if_another_way_was_found() {
+    let on_the_way = |way: RouteAnswer| {
+        let mut bench = Bench::new(0xf, SavedState::default());
+        let mut asked = Vec::new();
+        for _ in 0..20 {
+            for (ticket, request) in bench.advance() {
+                match request {
+                    Request::AskRoute(question) => {
+                        asked.push(question.source.is_some());
+                        bench.engine.handle(Input::Answer(ticket, Answer::Route(way)), bench.now);
+                    }
+                    _ => bench.answer(ticket, &request, &["fd00::1"], &[]),
+                }
+            }
+        }
+        asked
+    };
+    assert_eq!(on_the_way(RouteAnswer { unicast: true, through: false }), [true, false]);
+    assert_eq!(on_the_way(RouteAnswer { unicast: false, through: false }), [true]);
+    assert_eq!(on_the_way(RouteAnswer { unicast: true, through: true }), [true, true], "both halves");
+}

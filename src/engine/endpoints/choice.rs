@@ -98,17 +98,23 @@ pub(super) fn as_they_are(view: &View<'_>, held: &[Held]) -> Vec<WantedEndpoint>
     held.iter().filter(usable).filter_map(wanted).collect()
 }
 
-/// The limits that these endpoints need: a subflow for each and two more, for addresses that a peer
-/// announces; all that there are when each local address is to meet each remote one.
-pub(super) fn needed_limits(chosen: &[WantedEndpoint]) -> Limits {
-    let any = |flag| chosen.iter().any(|wanted| wanted.flags.contains(flag));
-    let subflows = match u32::try_from(chosen.len()) {
-        Ok(0) => return Limits::default(),
-        Ok(_) if any(EndpointFlags::FULLMESH) => MOST_SUBFLOWS,
-        Ok(count) => (count.saturating_add(2)).min(MOST_SUBFLOWS),
-        Err(_) => MOST_SUBFLOWS,
+/// The limits that these endpoints need, together with those of others: a subflow for each and two more,
+/// for addresses that a peer announces; all that there are when each local address is to meet each
+/// remote one.
+pub(super) fn needed_limits(chosen: &[WantedEndpoint], held: &[Held]) -> Limits {
+    if chosen.is_empty() {
+        return Limits::default();
+    }
+    let others = held.iter().filter(|held| !held.own && !held.is_implicit()).map(|held| held.endpoint.flags);
+    let all = chosen.iter().map(|wanted| wanted.flags).chain(others);
+    let (count, flags) =
+        all.fold((0u32, EndpointFlags::NONE), |(n, any), flags| (n.saturating_add(1), any.union(flags)));
+    let subflows = match flags.contains(EndpointFlags::FULLMESH) {
+        true => MOST_SUBFLOWS,
+        false => count.saturating_add(2).min(MOST_SUBFLOWS),
     };
-    Limits { subflows, add_addr_accepted: if any(EndpointFlags::SUBFLOW) { subflows } else { 0 } }
+    let accepted = if flags.contains(EndpointFlags::SUBFLOW) { subflows } else { 0 };
+    Limits { subflows, add_addr_accepted: accepted }
 }
 
 #[cfg(test)]
@@ -215,7 +221,7 @@ mod tests {
             (0..count).map(|n| WantedEndpoint { flags, ..wanted(&local(n + 2, "10.0.0.1")) }).collect()
         };
         let limits = |count, flags| {
-            let needed = needed_limits(&endpoints(count, flags));
+            let needed = needed_limits(&endpoints(count, flags), &[]);
             (needed.subflows, needed.add_addr_accepted)
         };
         assert_eq!(limits(0, EndpointFlags::SUBFLOW), (0, 0));
@@ -223,5 +229,8 @@ mod tests {
         assert_eq!(limits(20, EndpointFlags::SUBFLOW), (8, 8));
         assert_eq!(limits(2, EndpointFlags::SIGNAL), (4, 0));
         assert_eq!(limits(2, EndpointFlags::SUBFLOW.union(EndpointFlags::FULLMESH)), (8, 8));
+        let with_another = needed_limits(&endpoints(1, EndpointFlags::SIGNAL), &[held(9, "10.9.9.9", false)]);
+        assert_eq!((with_another.subflows, with_another.add_addr_accepted), (4, 4));
+        assert_eq!(needed_limits(&[], &[held(9, "10.9.9.9", false)]), Limits::default());
     }
 }

@@ -99,7 +99,7 @@ impl Endpoints {
         let is_lost = |held: &&Held| held.own && !self.held.iter().any(|other| held.is(other));
         let changed = before.len() != self.held.len() || self.held.iter().any(|held| is_new(&held));
         before.iter().filter(is_lost).for_each(|held| outbox.debug(|| Note::Lost(held.endpoint)));
-        let others = self.held.iter().filter(|held| !held.own).filter(is_new);
+        let others = self.held.iter().filter(|held| !held.own && !held.is_implicit()).filter(is_new);
         others.for_each(|held| outbox.debug(|| Note::Foreign(held.endpoint)));
         if std::mem::take(&mut self.seems_full) {
             self.capacity = Some(found.len());
