@@ -38,15 +38,18 @@ pub(super) fn failed(what: &str) -> impl FnOnce(io::Error) -> Fatal {
 
 impl Sockets {
     /// Opens everything, or says why this cannot be the daemon of this network namespace.
+    ///
+    /// Events are joined with as little before as can be: the kernel refuses joins while nobody listens.
     pub(crate) fn open() -> Result<Self, Fatal> {
-        let answers = Netlink::open(NETLINK_GENERIC, ANSWERS_QUEUE).map_err(failed("open a generic netlink socket"))?;
+        let generic = |queue| Netlink::open(NETLINK_GENERIC, queue).map_err(failed("open a generic netlink socket"));
+        let events = generic(EVENTS_QUEUE)?;
         // A kernel without the family may have more to say.
-        let family = resolve(&answers).or_else(|error| kernel::has_mptcp().and(Err(error)))?;
+        let family = resolve(&events).or_else(|error| kernel::has_mptcp().and(Err(error)))?;
         let group = family.group.ok_or_else(|| unavailable("has no events (Linux 5.12 or later has them)"))?;
-        let events = Netlink::open(NETLINK_GENERIC, EVENTS_QUEUE).map_err(failed("open a generic netlink socket"))?;
         events.join(group).map_err(cannot_join)?;
         kernel::has_mptcp()?;
         let instance = kernel::only_instance()?;
+        let answers = generic(ANSWERS_QUEUE)?;
         let network = Netlink::open(NETLINK_ROUTE, NETWORK_QUEUE).map_err(failed("open a route netlink socket"))?;
         for group in route::GROUPS {
             network.join(group).map_err(failed("join the groups of links and addresses"))?;
