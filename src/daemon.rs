@@ -32,6 +32,8 @@ use crate::wire::{Encoder, Messages, Refusal, mptcp, route};
 const BUDGET: u32 = 256;
 /// Answers are taken and requests sent so many times before the sockets are looked at again.
 const ROUNDS: u32 = 16;
+/// While events keep coming, the state is saved every so many turns.
+const TURNS_UNSAVED: u32 = 32;
 /// A difference of the clocks that only a suspended machine explains.
 const SUSPENDED: Duration = Duration::from_millis(500);
 
@@ -79,6 +81,7 @@ struct Daemon {
     suspended: Duration,
     buffer: Vec<u8>,
     encoder: Encoder,
+    turns_unsaved: u32,
     stopping: bool,
     done: bool,
 }
@@ -131,6 +134,7 @@ impl Daemon {
             suspended: sys::suspended(),
             buffer: Vec::new(),
             encoder: Encoder::default(),
+            turns_unsaved: 0,
             stopping: false,
             done: false,
         };
@@ -176,7 +180,8 @@ impl Daemon {
         while !self.done {
             self.turn()?;
             let busy = !self.done && (self.readable.any() || self.engine.has_work());
-            if !busy {
+            self.turns_unsaved += 1;
+            if !busy || self.turns_unsaved >= TURNS_UNSAVED {
                 self.save();
             }
             if self.done {
@@ -243,6 +248,7 @@ impl Daemon {
 
     /// Writes what must outlive the process, when nothing else waits.
     fn save(&mut self) {
+        self.turns_unsaved = 0;
         if let Some(state) = self.engine.take_saved_state(Instant::now()) {
             self.store.save(&state);
         }

@@ -30,8 +30,6 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// An endpoint that was seen within this time is taken to be there still: nobody takes it away and puts
 /// another with its id in its place so quickly.
 pub(super) const SEEN: Duration = Duration::from_millis(20);
-/// What must be known after a crash is saved in the turn of the loop in which it was done.
-const SAVE_AFTER: Duration = Duration::ZERO;
 /// An endpoint that is gone may stay in the state file for so long: it would only be looked for.
 const FORGET_AFTER: Duration = Duration::from_secs(1);
 /// `on-stop = "remove"` takes no longer than this, whatever the kernel says.
@@ -225,6 +223,11 @@ impl Endpoints {
         Some(SavedState { own, ids: self.ids.kept().to_vec(), limits })
     }
 
+    /// What must be known after a crash is saved in the turn of the loop in which it was done.
+    fn save_soon(&mut self, now: Instant) {
+        self.save_within(Duration::ZERO, now);
+    }
+
     fn save_within(&mut self, time: Duration, now: Instant) {
         self.save = Some(self.save.map_or(now + time, |other| other.min(now + time)));
     }
@@ -311,7 +314,7 @@ impl Endpoints {
 
     fn command(&mut self, command: PmCommand, outbox: &mut Outbox, now: Instant) {
         if matches!(command, PmCommand::AddEndpoint(_)) {
-            self.save_within(SAVE_AFTER, now);
+            self.save_soon(now);
         }
         self.commands.push((outbox.send(Request::Pm(command), now), command));
     }
@@ -419,7 +422,7 @@ impl Endpoints {
             self.touch(id, PmCommand::RemoveEndpoint(id), outbox, now);
             return false;
         }
-        self.save_within(SAVE_AFTER, now);
+        self.save_soon(now);
         match self.changed_limits.take() {
             Some(changed) if self.limits == Some(changed.set) => {
                 self.command(PmCommand::SetLimits(changed.original), outbox, now);

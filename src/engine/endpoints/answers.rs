@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Endpoints, FIRST_RETRY, FORGET_AFTER, Held, LONGEST_RETRY, Refused, SAVE_AFTER, Subject, same};
+use super::{Endpoints, FIRST_RETRY, FORGET_AFTER, Held, LONGEST_RETRY, Refused, Subject, same};
 use crate::command::PmCommand;
 use crate::engine::retry::Backoff;
 use crate::engine::{Note, Outbox};
@@ -26,7 +26,7 @@ impl Endpoints {
                 self.pardon(Subject::Limits);
                 self.limits_set(*limits);
                 outbox.debug(|| Note::LimitsSet(*limits));
-                self.save_within(SAVE_AFTER, now);
+                self.save_soon(now);
             }
             // Another's has that id now.
             PmCommand::GetEndpoint(id) if !self.is_seen(*id, now) => self.look_soon(now),
@@ -37,7 +37,7 @@ impl Endpoints {
 
     fn added(&mut self, endpoint: Endpoint, now: Instant) {
         self.pardon(Subject::Endpoint(endpoint.address));
-        self.save_within(SAVE_AFTER, now);
+        self.save_soon(now);
         if endpoint.id == AddressId(0) {
             // The kernel chose the id: the next look tells which.
             self.claimed.push(endpoint);

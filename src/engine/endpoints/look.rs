@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Endpoints, Held, LOOK_AGAIN, LOOK_INTERVAL, Look, SAVE_AFTER, same};
+use super::{Endpoints, Held, LOOK_AGAIN, LOOK_INTERVAL, Look, same};
 use crate::command::{PmCommand, Request};
 use crate::engine::{Failure, Note, Outbox, Ticket};
 use crate::event::{Endpoint, Limits};
@@ -106,7 +106,7 @@ impl Endpoints {
         }
         self.capacity = self.capacity.map(|capacity| capacity.max(found.len()));
         if !std::mem::take(&mut self.claimed).is_empty() || changed {
-            self.save_within(SAVE_AFTER, now);
+            self.save_soon(now);
         }
         let first = !std::mem::replace(&mut self.known, true);
         let limits_changed = std::mem::take(&mut self.limits_changed);
