@@ -229,7 +229,6 @@ impl Daemon {
         if self.readable.instance {
             self.turn_away();
         }
-        self.notice_suspension(now);
         let mut removals = true;
         for _ in 0..ROUNDS {
             if self.readable.answers {
@@ -243,6 +242,7 @@ impl Daemon {
                 Sent::Removal => removals = false,
             }
         }
+        self.notice_suspension(now);
         Ok(())
     }
 
