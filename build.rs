@@ -34,6 +34,7 @@ fn main() {
         fs::write(&path, fill(text, &values)).unwrap_or_else(|error| panic!("cannot write {path:?}: {error}"));
     }
     every_path_manager_has_a_feature();
+    the_default_path_manager_is_there();
     link_the_unwinder_statically();
 }
 
@@ -72,6 +73,20 @@ fn every_path_manager_has_a_feature() {
         assert!(manifest.contains(&format!("\npm-{name} = ")), "pm/{name}.rs: no feature pm-{name} in Cargo.toml");
         assert!(list.contains(&format!("mod {name};")), "pm/{name}.rs: not listed in pm/mod.rs");
     }
+}
+
+/// A path manager of another crate may be the default; one of ours that is left out may not.
+fn the_default_path_manager_is_there() {
+    let Ok(name) = env::var("MPTCPD_DEFAULT_PM") else { return };
+    let enabled = env::var_os(format!("CARGO_FEATURE_PM_{}", name.to_uppercase())).is_some();
+    if enabled || name.is_empty() {
+        return;
+    }
+    assert!(
+        !Path::new("pm").join(format!("{name}.rs")).exists(),
+        "MPTCPD_DEFAULT_PM={name}: enable the feature pm-{name}"
+    );
+    println!("cargo::warning=MPTCPD_DEFAULT_PM={name}: not one of this crate, so another has to bring it");
 }
 
 /// Puts the unwinder, which the standard library wants for backtraces, into the program instead of loading

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
@@ -92,7 +92,13 @@ fn create(path: &Path) -> io::Result<File> {
         }
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    // Run by hand as root, the daemon must not leave a file that the service's own user cannot read.
+    let directory = path.parent().map(fs::metadata).transpose()?;
+    if let Some(owner) = directory.filter(|owner| file.metadata().is_ok_and(|own| own.uid() != owner.uid())) {
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

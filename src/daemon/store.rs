@@ -81,7 +81,7 @@ impl Store {
                 self.told = true;
                 info!(
                     self.log,
-                    "cannot write state file {}: {}; a restart after a crash will not know which endpoints are its own",
+                    "cannot write state file {}: {}; the next start will not know which endpoints are its own",
                     place.file.path().display(),
                     reason(&error)
                 );
