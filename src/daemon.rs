@@ -2,6 +2,7 @@
 //! the engine puts out is encoded and sent. The only module that sees both bytes and the engine.
 
 mod kernel;
+mod notify;
 mod replace;
 mod sockets;
 mod store;
@@ -18,6 +19,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Drain, Logger, debug, error, info, warn};
 
+use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
@@ -68,6 +70,7 @@ struct Daemon {
     clock: sys::ClockChange,
     engine: Engine,
     store: Store,
+    notifier: Notifier,
     log: Logger,
     remove_on_stop: bool,
     reload: Reload,
@@ -124,6 +127,7 @@ impl Daemon {
             engine: Engine::new(setup.policy, saved, now),
             sockets,
             store,
+            notifier: Notifier::new(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
             reload,
@@ -187,12 +191,7 @@ impl Daemon {
             if self.done {
                 break;
             }
-            let timeout = if busy {
-                Some(Duration::ZERO)
-            } else {
-                self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
-            };
-            match self.poll.poll(&mut events, timeout) {
+            match self.poll.poll(&mut events, self.timeout(busy)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(failed("wait for sockets")(error)),
@@ -212,6 +211,16 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// How long to wait for sockets: not at all while there is work, and for ever if nothing is due.
+    fn timeout(&self, busy: bool) -> Option<Duration> {
+        if busy {
+            return Some(Duration::ZERO);
+        }
+        let due = self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let retry = self.notifier.is_waiting().then_some(notify::TRY_AGAIN);
+        due.into_iter().chain(retry).min()
     }
 
     /// Takes what there is to read, lets the engine decide, and sends what it decided.
@@ -243,6 +252,7 @@ impl Daemon {
             }
         }
         self.notice_suspension(now);
+        self.notifier.flush();
         Ok(())
     }
 
@@ -267,7 +277,7 @@ impl Daemon {
                 Output::Log(note) => self.tell(&note),
                 Output::Ready => {
                     info!(self.log, "ready");
-                    notify(&[NotifyState::Ready]);
+                    self.notifier.tell(&[NotifyState::Ready]);
                 }
                 Output::Done => self.done = true,
             }
@@ -397,7 +407,7 @@ impl Daemon {
 
     fn stop(&mut self, now: Instant) {
         self.stopping = true;
-        notify(&[NotifyState::Stopping]);
+        self.notifier.tell(&[NotifyState::Stopping]);
         let remove = self.remove_on_stop;
         info!(self.log, "stopping"; "endpoints" => if remove { "removed" } else { "kept" });
         self.engine.handle(Input::Stop { remove }, now);
@@ -407,7 +417,9 @@ impl Daemon {
         if self.stopping {
             return;
         }
-        let reloading = NotifyState::monotonic_usec_now().map(|time| notify(&[NotifyState::Reloading, time]));
+        if let Ok(time) = NotifyState::monotonic_usec_now() {
+            self.notifier.tell(&[NotifyState::Reloading, time]);
+        }
         match (self.reload)() {
             Ok(setup) => {
                 self.log = setup.log;
@@ -421,9 +433,7 @@ impl Daemon {
             }
             Err(line) => error!(self.log, "configuration not changed: {}", line),
         }
-        if reloading.is_ok() {
-            notify(&[NotifyState::Ready]);
-        }
+        self.notifier.tell(&[NotifyState::Ready]);
     }
 
     /// Others connect to the instance socket only to learn who has it.
@@ -455,9 +465,4 @@ impl Daemon {
             },
         }
     }
-}
-
-fn notify(states: &[NotifyState<'_>]) {
-    // Nobody may be listening; a service manager that went away cannot be told.
-    let _ = sd_notify::notify(states);
 }
