@@ -1,5 +1,7 @@
 //! What must outlive the process: which endpoints are the daemon's own, the ids that addresses had, and
 //! the limits that were there before. Reading a damaged or foreign file costs that knowledge only.
+//!
+//! The file is a whole state that ends with `end`, and after it a line for every change since.
 
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
@@ -9,7 +11,7 @@ use crate::types::{AddressId, EndpointFlags, IfIndex};
 
 /// First line of the file; a change of the format changes the number.
 const TITLE: &str = "mptcpd-state 1";
-/// Last line: without it the file was cut off.
+/// Last line of the whole state: without it the file was cut off.
 const END: &str = "end";
 
 /// Which boot and which network namespace a state belongs to.
@@ -70,8 +72,7 @@ pub(crate) fn encode(scope: &Scope, state: &SavedState) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{TITLE}\nscope {} {device} {inode}", scope.boot);
     for own in &state.own {
-        let index = own.if_index.map_or(0, |index| index.0);
-        let _ = writeln!(text, "own {} {} {} {}", own.address, own.id, own.flags.0, index);
+        encode_own(own, &mut text);
     }
     for (address, id) in &state.ids {
         let _ = writeln!(text, "id {address} {id}");
@@ -85,9 +86,48 @@ pub(crate) fn encode(scope: &Scope, state: &SavedState) -> String {
     text
 }
 
+fn encode_own(own: &Endpoint, text: &mut String) {
+    let index = own.if_index.map_or(0, |index| index.0);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "own {} {} {} {}", own.address, own.id, own.flags.0, index);
+}
+
+impl SavedState {
+    /// Becomes the next state, and writes the lines that say how; `false` if only the whole state can say
+    /// it, and then this is neither.
+    pub(crate) fn follow(&mut self, next: &Self, lines: &mut String) -> bool {
+        self.own.retain(|own| {
+            let stays = next.own.iter().any(|other| other.id == own.id);
+            if !stays {
+                // Writing to a String cannot fail.
+                let _ = writeln!(lines, "gone {}", own.id);
+            }
+            stays
+        });
+        for new in &next.own {
+            if !self.own.contains(new) {
+                encode_own(new, lines);
+                self.change(*new);
+            }
+        }
+        let ids_are_known = self.ids.ends_with(&next.ids) || next.ids.iter().all(|known| self.ids.contains(known));
+        self.own.len() == next.own.len() && self.limits == next.limits && ids_are_known
+    }
+
+    /// The endpoint was added, or has other flags.
+    fn change(&mut self, endpoint: Endpoint) {
+        self.own.retain(|own| own.id != endpoint.id);
+        self.own.push(endpoint);
+        self.ids.retain(|(address, id)| *address != endpoint.address && *id != endpoint.id);
+        self.ids.push((endpoint.address, endpoint.id));
+    }
+}
+
 /// Reads it back.
 pub(crate) fn decode(scope: &Scope, text: &str) -> Result<SavedState, StateError> {
-    let mut lines = text.lines().zip(1..);
+    // A change that was being written when the process died has no end of line.
+    let complete = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or("");
+    let mut lines = complete.split('\n').zip(1..);
     if lines.next().map(|(line, _)| line) != Some(TITLE) {
         return Err(StateError::Title);
     }
@@ -98,30 +138,46 @@ pub(crate) fn decode(scope: &Scope, text: &str) -> Result<SavedState, StateError
         None => return Err(StateError::CutOff),
     }
     let mut state = SavedState::default();
+    let mut whole = false;
     for (line, number) in lines {
-        if line == END {
-            return Ok(state);
+        match (line, whole) {
+            (END, false) => whole = true,
+            (_, false) => decode_line(line, &mut state).ok_or(StateError::Line(number))?,
+            (_, true) => decode_change(line, &mut state).ok_or(StateError::Line(number))?,
         }
-        decode_line(line, &mut state).ok_or(StateError::Line(number))?;
     }
-    Err(StateError::CutOff)
+    if whole { Ok(state) } else { Err(StateError::CutOff) }
 }
 
 /// Far more than the kernel has endpoints or ids: a file with more is not ours.
 const MOST: usize = 255;
 
+fn decode_change(line: &str, state: &mut SavedState) -> Option<()> {
+    match line.split_once(' ')? {
+        ("own", rest) => state.change(decode_own(&mut rest.split(' '))?),
+        ("gone", id) => {
+            let id = AddressId(id.parse().ok()?);
+            state.own.retain(|own| own.id != id);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn decode_own<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Endpoint> {
+    let address = words.next()?.parse().ok()?;
+    let id = AddressId(number(words)?);
+    let flags = EndpointFlags(number(words)?);
+    let index: u32 = number(words)?;
+    let if_index = Some(index).filter(|index| *index != 0).map(IfIndex);
+    words.next().is_none().then_some(Endpoint { id, address, port: 0, flags, if_index })
+}
+
 fn decode_line(line: &str, state: &mut SavedState) -> Option<()> {
     let (kind, rest) = line.split_once(' ')?;
     let mut words = rest.split(' ');
     match kind {
-        "own" => {
-            let address = words.next()?.parse().ok()?;
-            let id = number(&mut words)?;
-            let flags = EndpointFlags(number(&mut words)?);
-            let index: u32 = number(&mut words)?;
-            let if_index = Some(index).filter(|index| *index != 0).map(IfIndex);
-            state.own.push(Endpoint { id: AddressId(id), address, port: 0, flags, if_index });
-        }
+        "own" => state.own.push(decode_own(&mut words)?),
         "id" => state.ids.push((words.next()?.parse().ok()?, AddressId(number(&mut words)?))),
         "limits" => {
             let mut limits = || Some(Limits { subflows: number(&mut words)?, add_addr_accepted: number(&mut words)? });
@@ -169,6 +225,61 @@ mod tests {
         }
     }
 
+    /// The state after changes, as the file tells it.
+    fn after(first: &SavedState, changes: &[SavedState]) -> SavedState {
+        let (mut text, mut known) = (encode(&scope(), first), first.clone());
+        for change in changes {
+            assert!(known.follow(change, &mut text), "{change:?}");
+        }
+        let read = decode(&scope(), &text).unwrap();
+        assert_eq!(read, known);
+        read
+    }
+
+    #[test]
+    fn changes_read_back_as_the_state_they_led_to() {
+        let mut gone = state();
+        let first = gone.own.remove(0);
+        let mut flags = state();
+        flags.own[0].flags = EndpointFlags::BACKUP;
+        let mut more = state();
+        let new = Endpoint { id: AddressId(7), address: "10.0.0.7".parse().unwrap(), ..first };
+        more.own.push(new);
+        more.ids.push((new.address, new.id));
+        for (changes, own) in [
+            (vec![], state().own),
+            (vec![gone.clone()], gone.own.clone()),
+            (vec![gone.clone(), state()], vec![gone.own[0], first]),
+            (vec![flags.clone()], vec![flags.own[1], flags.own[0]]),
+            (vec![more.clone(), gone.clone(), more.clone()], vec![gone.own[0], first, new]),
+        ] {
+            let read = after(&state(), &changes);
+            assert_eq!(read.own, own);
+            assert_eq!(read.limits, state().limits);
+        }
+        assert_eq!(after(&state(), &[more]).ids.last(), Some(&(new.address, new.id)));
+    }
+
+    #[test]
+    fn what_lines_cannot_say_needs_the_whole_state() {
+        let follows = |next: &SavedState| state().follow(next, &mut String::new());
+        assert!(follows(&state()));
+        assert!(!follows(&SavedState { limits: None, ..state() }));
+        assert!(!follows(&SavedState { ids: vec![("10.0.0.9".parse().unwrap(), AddressId(9))], ..state() }));
+    }
+
+    #[test]
+    fn a_change_that_was_cut_off_did_not_happen() {
+        let (mut text, mut known) = (encode(&scope(), &state()), state());
+        let whole = text.len();
+        let next = SavedState { own: vec![], ..state() };
+        assert!(known.follow(&next, &mut text));
+        let ends: Vec<_> = (whole..=text.len()).map(|end| decode(&scope(), &text[..end]).unwrap().own.len()).collect();
+        assert_eq!(ends.first(), Some(&2));
+        assert_eq!(ends.last(), Some(&0));
+        assert!(ends.is_sorted_by(|a, b| a >= b));
+    }
+
     #[test]
     fn a_file_of_another_boot_namespace_or_version_is_refused() {
         let text = encode(&scope(), &state());
@@ -194,6 +305,10 @@ mod tests {
         {
             let text = encode(&scope(), &state()).replacen(from, to, 1);
             assert!(matches!(decode(&scope(), &text), Err(StateError::Line(3..=8))), "{from} -> {to}");
+        }
+        for change in ["gone 256", "gone", "end", "", "own 10.0.0.1 1 2", "id 10.0.0.1 1"] {
+            let text = encode(&scope(), &state()) + change + "\n";
+            assert_eq!(decode(&scope(), &text), Err(StateError::Line(9)), "{change}");
         }
     }
 

@@ -1,34 +1,36 @@
-//! A small file that is replaced as a whole again and again, cheaply: two files change names, so that a
-//! reader finds the old content or the new, and none is ever made or freed.
+//! A small file that is replaced as a whole, and in between grows by what is put at its end: a reader
+//! finds the old content or the new, and what was put at the end or nothing of it.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
+use rustix::fs::{Mode, OFlags};
 
 /// The file, and the one beside it that takes its place next.
 pub(super) struct Replaced {
     path: PathBuf,
     beside: PathBuf,
-    /// The two files behind those names, if this process wrote both.
-    files: Option<(Written, Written)>,
-    /// The file at the path, if this process wrote that alone.
-    alone: Option<Written>,
+    current: Option<Current>,
 }
 
-/// A file, and how long its content is.
-struct Written {
+/// The file at the path, if this process wrote it.
+struct Current {
     file: File,
-    length: usize,
+    length: u64,
+    /// How long it was when it was replaced as a whole.
+    whole: u64,
 }
+
+/// A file may grow by so much before it is to be replaced as a whole.
+const GROWTH: u64 = 4096;
 
 impl Replaced {
     pub(super) fn new(path: PathBuf) -> Self {
         let mut beside = path.clone().into_os_string();
         beside.push(".new");
-        Self { path, beside: beside.into(), files: None, alone: None }
+        Self { path, beside: beside.into(), current: None }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -37,27 +39,26 @@ impl Replaced {
 
     /// Puts the content in place of what was there.
     pub(super) fn replace(&mut self, content: &[u8]) -> io::Result<()> {
-        if let Some((current, mut spare)) = self.files.take() {
-            // Whoever removed one of them costs the short cut, not the content.
-            if spare.write(content).and_then(|()| self.exchange()).is_ok() {
-                self.files = Some((spare, current));
-                return Ok(());
-            }
-        }
-        let mut new = Written { file: self.create()?, length: 0 };
-        new.write(content)?;
-        match self.alone.take() {
-            Some(current) if self.exchange().is_ok() => self.files = Some((new, current)),
-            _ => {
-                fs::rename(&self.beside, &self.path)?;
-                self.alone = Some(new);
-            }
-        }
+        self.current = None;
+        let file = self.create()?;
+        file.write_all_at(content, 0)?;
+        fs::rename(&self.beside, &self.path)?;
+        let length = length(content);
+        self.current = Some(Current { file, length, whole: length });
         Ok(())
     }
 
-    fn exchange(&self) -> io::Result<()> {
-        Ok(renameat_with(CWD, &self.beside, CWD, &self.path, RenameFlags::EXCHANGE)?)
+    /// Puts the content at the end; `false` if the file is to be replaced: it has grown long, somebody
+    /// took it away, it could not be written, or another process wrote it.
+    pub(super) fn append(&mut self, content: &[u8]) -> bool {
+        let Some(current) = &mut self.current else { return false };
+        let grown = current.length - current.whole + length(content);
+        if grown > GROWTH || !current.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0) {
+            return false;
+        }
+        let written = current.file.write_all_at(content, current.length).is_ok();
+        current.length += length(content);
+        written
     }
 
     /// Makes the file beside, and the directory if nobody has: the daemon may run by hand.
@@ -73,15 +74,8 @@ impl Replaced {
     }
 }
 
-impl Written {
-    fn write(&mut self, content: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(content, 0)?;
-        if content.len() < self.length {
-            self.file.set_len(content.len().try_into().unwrap_or(u64::MAX))?;
-        }
-        self.length = content.len();
-        Ok(())
-    }
+fn length(content: &[u8]) -> u64 {
+    content.len().try_into().unwrap_or(u64::MAX)
 }
 
 /// Always a new one: what another left there, a pipe for instance, is not written to.
@@ -127,25 +121,44 @@ mod tests {
         assert_eq!(fs::read_to_string(replaced.path()).unwrap(), content);
     }
 
+    fn text(replaced: &Replaced) -> String {
+        fs::read_to_string(replaced.path()).unwrap()
+    }
+
     #[test]
     fn the_content_is_always_the_last_whether_it_grew_or_shrank() {
         let directory = Directory::new("content");
         let mut replaced = Replaced::new(directory.0.join("state"));
-        for content in ["a", "longer than before", "short", "", "again something", "b", "c", "d"] {
+        for content in ["a", "longer than before", "short", "", "again something"] {
             check(&mut replaced, content);
         }
-        assert!(replaced.files.is_some(), "no file is made any more");
+        assert!(!fs::exists(&replaced.beside).unwrap());
     }
 
     #[test]
-    fn a_reader_that_has_it_open_keeps_the_old_content_until_the_next_but_one() {
+    fn what_is_put_at_the_end_follows_the_content_until_it_has_grown_long() {
+        let directory = Directory::new("append");
+        let mut replaced = Replaced::new(directory.0.join("state"));
+        assert!(!replaced.append(b"x"), "there is nothing yet");
+        check(&mut replaced, "one");
+        assert!(replaced.append(b" two"));
+        assert!(replaced.append(b" three"));
+        assert_eq!(text(&replaced), "one two three");
+        assert!(!replaced.append(&[b'x'; 4096]), "too much");
+        assert_eq!(text(&replaced), "one two three");
+        check(&mut replaced, "four");
+        assert!(replaced.append(b" five"));
+        assert_eq!(text(&replaced), "four five");
+    }
+
+    #[test]
+    fn a_reader_that_has_it_open_keeps_the_old_content() {
         let directory = Directory::new("reader");
         let mut replaced = Replaced::new(directory.0.join("state"));
         check(&mut replaced, "one");
-        check(&mut replaced, "two");
         let open = File::open(replaced.path()).unwrap();
-        check(&mut replaced, "three");
-        assert_eq!(io::read_to_string(open).unwrap(), "two");
+        check(&mut replaced, "two");
+        assert_eq!(io::read_to_string(open).unwrap(), "one");
     }
 
     #[test]
@@ -157,10 +170,11 @@ mod tests {
                 check(&mut replaced, content);
             }
             match round {
-                0 => fs::remove_file(&replaced.beside).unwrap(),
+                0 => fs::write(&replaced.beside, "in the way").unwrap(),
                 1 => fs::remove_file(&replaced.path).unwrap(),
                 _ => fs::remove_dir_all(directory.0.join("below")).unwrap(),
             }
+            assert_eq!(replaced.append(b"+"), round == 0, "nobody would ever read it");
             check(&mut replaced, "afterwards");
         }
     }

@@ -20,8 +20,10 @@ const LARGEST: u64 = 256 * 1024;
 pub(super) struct Store {
     place: Option<Place>,
     told: bool,
-    /// What the file holds, if this run wrote it.
-    written: String,
+    /// What the file tells, if this run wrote it.
+    written: SavedState,
+    /// Room for what is put at its end.
+    lines: String,
     log: Logger,
 }
 
@@ -35,10 +37,12 @@ impl Store {
     pub(super) fn find(log: &Logger) -> Self {
         let log = log.clone();
         match place() {
-            Ok(place) => Self { place: Some(place), told: false, written: String::new(), log },
+            Ok(place) => {
+                Self { place: Some(place), told: false, written: SavedState::default(), lines: String::new(), log }
+            }
             Err(error) => {
                 info!(log, "no state file: cannot tell boot and network namespace apart: {}", reason(&error));
-                Self { place: None, told: true, written: String::new(), log }
+                Self { place: None, told: true, written: SavedState::default(), lines: String::new(), log }
             }
         }
     }
@@ -64,19 +68,16 @@ impl Store {
         }
     }
 
-    /// Replaces it.
+    /// Makes it tell this state.
     pub(super) fn save(&mut self, state: &SavedState) {
         let Some(place) = &mut self.place else { return };
-        let text = state_file::encode(&place.scope, state);
-        // Unless somebody took it away, there is nothing to do.
-        if text == self.written && place.file.path().exists() {
+        self.lines.clear();
+        if self.written.follow(state, &mut self.lines) && place.file.append(self.lines.as_bytes()) {
             return;
         }
-        match place.file.replace(text.as_bytes()) {
-            Ok(()) => {
-                self.told = false;
-                self.written = text;
-            }
+        self.written.clone_from(state);
+        match place.file.replace(state_file::encode(&place.scope, state).as_bytes()) {
+            Ok(()) => self.told = false,
             Err(error) if !self.told => {
                 self.told = true;
                 info!(
