@@ -14,6 +14,9 @@ const TITLE: &str = "mptcpd-state 1";
 /// Last line of the whole state: without it the file was cut off.
 const END: &str = "end";
 
+/// As many ids are worth keeping over a restart: those of a host's links that come and go.
+pub(crate) const KEPT_IDS: usize = 16;
+
 /// Which boot and which network namespace a state belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scope {
@@ -120,6 +123,8 @@ impl SavedState {
         self.own.push(endpoint);
         self.ids.retain(|(address, id)| *address != endpoint.address && *id != endpoint.id);
         self.ids.push((endpoint.address, endpoint.id));
+        let oldest = self.ids.len().saturating_sub(KEPT_IDS);
+        self.ids.drain(..oldest);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use crate::state_file::KEPT_IDS;
 use crate::types::AddressId;
 
 /// Ids by address, the latest given at the end; at most one for each id that there is.
@@ -11,9 +12,6 @@ pub(crate) struct Ids {
     known: Vec<(IpAddr, AddressId)>,
     last: u8,
 }
-
-/// As many as are worth keeping over a restart: those of a host's links that come and go.
-const KEPT: usize = 16;
 
 impl Ids {
     /// Takes over what an earlier run knew.
@@ -27,7 +25,7 @@ impl Ids {
 
     /// The latest of those that are known.
     pub(crate) fn kept(&self) -> &[(IpAddr, AddressId)] {
-        self.known.split_at_checked(self.known.len().saturating_sub(KEPT)).map_or(&[], |(_, latest)| latest)
+        self.known.split_at_checked(self.known.len().saturating_sub(KEPT_IDS)).map_or(&[], |(_, latest)| latest)
     }
 
     /// An id for the address that is not `taken`; `None` if all 255 are.
@@ -94,7 +92,7 @@ mod tests {
         assert_eq!(ids.choose(new, |_| true), None);
         ids.remember(new, AddressId(1));
         assert_eq!(ids.known.len(), 255);
-        assert_eq!(ids.kept().len(), KEPT);
+        assert_eq!(ids.kept().len(), KEPT_IDS);
         assert_eq!(ids.kept().last(), Some(&(new, AddressId(1))));
     }
 
