@@ -1,10 +1,11 @@
-//! What may be asked of the kernel: questions, dumps, and commands to its own path manager.
+//! What may be asked of the kernel: questions, dumps, and commands about endpoints of its own path
+//! manager and about single connections.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::event::{Endpoint, Limits};
-use crate::types::{AddressId, IfIndex};
+use crate::types::{AddressId, IfIndex, Token};
 
 /// One request; its answers carry the ticket that it was sent with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Request {
     AskRoute(RouteQuestion),
     /// Something for the kernel's own path manager.
     Pm(PmCommand),
+    /// Something for one connection.
+    Path(PathCommand),
 }
 
 /// Which route would a packet take?
@@ -51,6 +54,91 @@ pub enum PmCommand {
     SetFlags(Endpoint),
 }
 
+/// A command of the `mptcp_pm` family for a connection that was made while user space managed paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathCommand {
+    /// Announces an address to the peer (ADD_ADDR); announcing the same again repeats it.
+    Announce(Advertisement),
+    /// Withdraws the address with that id (RM_ADDR), and forgets it; closes no subflow of this host.
+    Remove(Token, AddressId),
+    /// Creates a subflow; success means that it was begun.
+    CreateSubflow(NewSubflow),
+    /// Closes a subflow, whoever opened it.
+    DestroySubflow(SubflowEnds),
+    /// Tells the peer whether the subflow is to carry data only when no other can (MP_PRIO).
+    SetBackup(SubflowEnds, bool),
+}
+
+/// An address to announce to the peer of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertisement {
+    /// The connection.
+    pub token: Token,
+    /// Its id in the connection, never 0.
+    pub id: AddressId,
+    /// The address; need not be one of this host.
+    pub address: IpAddr,
+    /// The port to join; 0 means that of the connection.
+    pub port: u16,
+}
+
+/// A subflow to create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewSubflow {
+    /// The connection.
+    pub token: Token,
+    /// The address of this host that it is to come from.
+    pub local: IpAddr,
+    /// That address's id in the connection.
+    pub local_id: AddressId,
+    /// Where it is to go.
+    pub remote: SocketAddr,
+    /// The peer's id of that address, as far as is known.
+    pub remote_id: AddressId,
+    /// It is to carry data only when no other can.
+    pub backup: bool,
+    /// The interface that it is bound to, if any.
+    pub if_index: Option<IfIndex>,
+}
+
+/// What names a subflow: both ends in the form that the kernel told, IPv4-mapped or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubflowEnds {
+    /// The connection.
+    pub token: Token,
+    /// This host's end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub remote: SocketAddr,
+}
+
+impl fmt::Display for Advertisement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "token {} {} id {}", self.token, self.address, self.id)?;
+        if self.port != 0 { write!(f, " port {}", self.port) } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for NewSubflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "token {} {} id {}", self.token, self.local, self.local_id)?;
+        write!(f, " - {} id {}", self.remote, self.remote_id)?;
+        if self.backup {
+            f.write_str(" backup")?;
+        }
+        match self.if_index {
+            Some(index) => write!(f, " interface {index}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for SubflowEnds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "token {} {} - {}", self.token, self.local, self.remote)
+    }
+}
+
 impl fmt::Display for PmCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -62,6 +150,19 @@ impl fmt::Display for PmCommand {
             Self::SetLimits(limits) => write!(f, "set limits {limits}"),
             Self::GetLimits => f.write_str("get limits"),
             Self::SetFlags(endpoint) => write!(f, "set flags of endpoint {endpoint}"),
+        }
+    }
+}
+
+impl fmt::Display for PathCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Announce(advertisement) => write!(f, "announce address: {advertisement}"),
+            Self::Remove(token, id) => write!(f, "withdraw address: token {token} id {id}"),
+            Self::CreateSubflow(subflow) => write!(f, "create subflow: {subflow}"),
+            Self::DestroySubflow(ends) => write!(f, "close subflow: {ends}"),
+            Self::SetBackup(ends, true) => write!(f, "make subflow a backup: {ends}"),
+            Self::SetBackup(ends, false) => write!(f, "make subflow no backup: {ends}"),
         }
     }
 }
@@ -80,6 +181,7 @@ impl fmt::Display for Request {
                 write!(f, " to {destination} through interface {if_index}")
             }
             Self::Pm(command) => command.fmt(f),
+            Self::Path(command) => command.fmt(f),
         }
     }
 }

@@ -306,10 +306,14 @@ impl Daemon {
                 mptcp::encode_command(encoder, self.sockets.family, sequence, command);
                 &self.sockets.answers
             }
+            Request::Path(command) => {
+                mptcp::encode_path_command(encoder, self.sockets.family, sequence, command);
+                &self.sockets.answers
+            }
         };
         match socket.send(self.encoder.bytes()) {
             // The kernel has answered while it was sent: there is something to read.
-            Ok(()) if matches!(request, Request::Pm(_)) => {
+            Ok(()) if matches!(request, Request::Pm(_) | Request::Path(_)) => {
                 self.readable.answers = true;
                 self.unanswered += 1;
             }

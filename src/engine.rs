@@ -28,7 +28,7 @@ use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
 use crate::rules::Rules;
 use crate::state_file::SavedState;
-use crate::types::IfIndex;
+use crate::types::{EndpointFlags, IfIndex};
 use crate::wire::Refusal;
 
 /// Names a request; its answers carry the same.
@@ -475,11 +475,10 @@ fn view_of<'a>(network: &'a Network, rules: &Rules) -> Vec<LocalAddress<'a>> {
     let mut addresses = Vec::with_capacity(16);
     for (if_index, link) in network.links() {
         addresses.extend(link.addresses.iter().map(|address| LocalAddress {
-            address: address.told.address,
-            if_index,
-            interface: &link.name,
             flags: rules.flags,
+            backup: rules.flags.contains(EndpointFlags::BACKUP),
             unusable: rules.verdict(link, address).err(),
+            ..LocalAddress::new(address.told.address, if_index, &link.name)
         }));
     }
     addresses

@@ -1,6 +1,8 @@
 //! The public interface of a path manager: what it is shown, what it may want, and the registry of
 //! those compiled in. Nothing here talks to the kernel or decides how a want is made true.
 
+mod paths;
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -8,6 +10,10 @@ use crate::settings::{Settings, SettingsError};
 use crate::types::{EndpointFlags, IfIndex};
 
 pub use inventory;
+pub use paths::{
+    Attempt, AttemptState, ConnectionView, Memo, Origin, Paths, Remote, Side, Subflow, WantedAnnouncement,
+    WantedSubflow,
+};
 
 /// A policy: given what is known, it states what it wants. The engine makes it so and keeps it so.
 ///
@@ -22,6 +28,15 @@ pub trait PathManager {
     fn endpoints(&self, view: &View<'_>) -> Option<Endpoints> {
         let _ = view;
         None
+    }
+
+    /// The subflows and announcements wanted for one connection that is fully established; asked again
+    /// whenever something changed that it can see.
+    ///
+    /// A subflow that this host opened and that is not wanted is closed, unless it is the last that
+    /// works. The initial subflow and those of the peer stay while their address does.
+    fn paths(&self, view: &View<'_>, connection: &ConnectionView<'_>, memo: &mut Memo, want: &mut Paths) {
+        let _ = (view, connection, memo, want);
     }
 }
 
@@ -62,8 +77,34 @@ pub struct LocalAddress<'a> {
     pub interface: &'a str,
     /// The flags that the configuration gives to endpoints of this address.
     pub flags: EndpointFlags,
+    /// Subflows of it are to carry data only when no other can.
+    pub backup: bool,
+    /// Rank of its interface where one is preferred: the lowest first.
+    pub order: i32,
+    /// At most so many subflows of one connection on its interface, the initial one included.
+    pub max_subflows: Option<u8>,
+    /// Whether it may be announced to peers.
+    pub announce: bool,
     /// Why the address must not be used; `None` if it may be.
     pub unusable: Option<Unusable>,
+}
+
+impl<'a> LocalAddress<'a> {
+    /// A usable address for which nothing in particular is configured.
+    #[must_use]
+    pub const fn new(address: IpAddr, if_index: IfIndex, interface: &'a str) -> Self {
+        Self {
+            address,
+            if_index,
+            interface,
+            flags: EndpointFlags::SUBFLOW,
+            backup: false,
+            order: 0,
+            max_subflows: None,
+            announce: true,
+            unusable: None,
+        }
+    }
 }
 
 /// Why an address is not used.
@@ -146,12 +187,15 @@ pub struct WantedEndpoint {
 pub enum Manages {
     /// The endpoints and limits of the kernel's own path manager.
     Endpoints,
+    /// The subflows and announced addresses of every connection.
+    Connections,
 }
 
 impl fmt::Display for Manages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Endpoints => "endpoints",
+            Self::Connections => "connections",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The `mptcp_pm` family: events, and commands to the kernel's own path manager
+//! The `mptcp_pm` family: events, and commands about endpoints and connections
 //! (include/uapi/linux/mptcp.h, include/uapi/linux/mptcp_pm.h).
 //!
 //! Ports are in network order in events and in host order in commands and their answers.
@@ -9,7 +9,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 
 use super::ctrl::{put_header, split_header};
 use super::{Attribute, DecodeError, Encoder, attributes};
-use crate::command::PmCommand;
+use crate::command::{Advertisement, NewSubflow, PathCommand, PmCommand, SubflowEnds};
 use crate::event::{Announcement, Connection, Endpoint, Limits, MptcpEvent, Reset, Subflow};
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, Token};
 
@@ -26,6 +26,10 @@ mod command {
     pub(super) const SET_LIMITS: u8 = 5;
     pub(super) const GET_LIMITS: u8 = 6;
     pub(super) const SET_FLAGS: u8 = 7;
+    pub(super) const ANNOUNCE: u8 = 8;
+    pub(super) const REMOVE: u8 = 9;
+    pub(super) const SUBFLOW_CREATE: u8 = 10;
+    pub(super) const SUBFLOW_DESTROY: u8 = 11;
 }
 
 /// `MPTCP_PM_ATTR_*`.
@@ -33,6 +37,9 @@ mod attr {
     pub(super) const ADDR: u16 = 1;
     pub(super) const RCV_ADD_ADDRS: u16 = 2;
     pub(super) const SUBFLOWS: u16 = 3;
+    pub(super) const TOKEN: u16 = 4;
+    pub(super) const LOC_ID: u16 = 5;
+    pub(super) const ADDR_REMOTE: u16 = 6;
 }
 
 /// `MPTCP_PM_ADDR_ATTR_*`.
@@ -102,9 +109,98 @@ pub fn encode_command(encoder: &mut Encoder, family: u16, sequence: u32, wanted:
     encoder.end();
 }
 
+/// Encodes a command for one connection:
+///
+/// ```text
+/// nlmsghdr  type FAMILY, flags REQUEST|ACK
+/// genlmsghdr  cmd, version 1
+/// TOKEN u32
+/// LOC_ID u8  (REMOVE)
+/// ADDR  nested: FAMILY u16, ADDR4 | ADDR6, [PORT u16], [ID u8], [FLAGS u32], [IF_IDX s32]
+/// ADDR_REMOTE  nested: FAMILY u16, ADDR4 | ADDR6, PORT u16, [ID u8]
+/// ```
+pub fn encode_path_command(encoder: &mut Encoder, family: u16, sequence: u32, wanted: &PathCommand) {
+    let number = match wanted {
+        PathCommand::Announce(_) => command::ANNOUNCE,
+        PathCommand::Remove(..) => command::REMOVE,
+        PathCommand::CreateSubflow(_) => command::SUBFLOW_CREATE,
+        PathCommand::DestroySubflow(_) => command::SUBFLOW_DESTROY,
+        PathCommand::SetBackup(..) => command::SET_FLAGS,
+    };
+    encoder.begin(family, NLM_F_REQUEST | NLM_F_ACK, sequence);
+    put_header(encoder, number, 1);
+    match wanted {
+        PathCommand::Announce(advertisement) => put_advertisement(encoder, advertisement),
+        PathCommand::Remove(token, id) => {
+            put_token(encoder, *token);
+            encoder.attribute(attr::LOC_ID, &[id.0]);
+        }
+        PathCommand::CreateSubflow(subflow) => put_new_subflow(encoder, subflow),
+        PathCommand::DestroySubflow(ends) => {
+            put_token(encoder, ends.token);
+            encoder.nest(attr::ADDR, |nest| put_end(nest, ends.local));
+            encoder.nest(attr::ADDR_REMOTE, |nest| put_end(nest, ends.remote));
+        }
+        PathCommand::SetBackup(ends, backup) => put_backup(encoder, ends, *backup),
+    }
+    encoder.end();
+}
+
+fn put_token(encoder: &mut Encoder, token: Token) {
+    encoder.attribute(attr::TOKEN, &token.0.to_ne_bytes());
+}
+
+fn put_address(encoder: &mut Encoder, address: IpAddr) {
+    encoder.attribute(addr::FAMILY, &u16::from(super::family(address)).to_ne_bytes());
+    encoder.ip(addr::ADDR4, addr::ADDR6, address);
+}
+
+fn put_end(encoder: &mut Encoder, end: SocketAddr) {
+    put_address(encoder, end.ip());
+    encoder.attribute(addr::PORT, &end.port().to_ne_bytes());
+}
+
+fn put_advertisement(encoder: &mut Encoder, wanted: &Advertisement) {
+    put_token(encoder, wanted.token);
+    encoder.nest(attr::ADDR, |nest| {
+        put_address(nest, wanted.address);
+        nest.attribute(addr::ID, &[wanted.id.0]);
+        if wanted.port != 0 {
+            nest.attribute(addr::PORT, &wanted.port.to_ne_bytes());
+        }
+        nest.attribute(addr::FLAGS, &EndpointFlags::SIGNAL.0.to_ne_bytes());
+    });
+}
+
+fn put_new_subflow(encoder: &mut Encoder, wanted: &NewSubflow) {
+    put_token(encoder, wanted.token);
+    encoder.nest(attr::ADDR, |nest| {
+        put_address(nest, wanted.local);
+        nest.attribute(addr::ID, &[wanted.local_id.0]);
+        let flags = if wanted.backup { EndpointFlags::BACKUP } else { EndpointFlags::NONE };
+        nest.attribute(addr::FLAGS, &flags.0.to_ne_bytes());
+        if let Some(index) = wanted.if_index {
+            nest.attribute(addr::IF_IDX, &index.0.to_ne_bytes());
+        }
+    });
+    encoder.nest(attr::ADDR_REMOTE, |nest| {
+        put_end(nest, wanted.remote);
+        nest.attribute(addr::ID, &[wanted.remote_id.0]);
+    });
+}
+
+fn put_backup(encoder: &mut Encoder, ends: &SubflowEnds, backup: bool) {
+    put_token(encoder, ends.token);
+    encoder.nest(attr::ADDR, |nest| {
+        put_end(nest, ends.local);
+        let flags = if backup { EndpointFlags::BACKUP } else { EndpointFlags::NONE };
+        nest.attribute(addr::FLAGS, &flags.0.to_ne_bytes());
+    });
+    encoder.nest(attr::ADDR_REMOTE, |nest| put_end(nest, ends.remote));
+}
+
 fn put_endpoint(encoder: &mut Encoder, endpoint: &Endpoint) {
-    encoder.attribute(addr::FAMILY, &u16::from(super::family(endpoint.address)).to_ne_bytes());
-    encoder.ip(addr::ADDR4, addr::ADDR6, endpoint.address);
+    put_address(encoder, endpoint.address);
     if endpoint.id.0 != 0 {
         encoder.attribute(addr::ID, &[endpoint.id.0]);
     }

@@ -126,13 +126,7 @@ mod tests {
     use crate::types::{AddressId, IfIndex};
 
     fn local(if_index: u32, address: &str) -> LocalAddress<'static> {
-        LocalAddress {
-            address: address.parse().unwrap(),
-            if_index: IfIndex(if_index),
-            interface: "x",
-            flags: EndpointFlags::SUBFLOW,
-            unusable: None,
-        }
+        LocalAddress::new(address.parse().unwrap(), IfIndex(if_index), "x")
     }
 
     fn wanted(local: &LocalAddress<'_>) -> WantedEndpoint {
