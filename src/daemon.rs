@@ -23,7 +23,7 @@ use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
-use self::take::{Taken, Taker, note_malformed, tell_event};
+use self::take::{Taken, Taker, note_malformed};
 use crate::command::{PmCommand, Request};
 use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};
 use crate::exit::Fatal;
@@ -233,7 +233,7 @@ impl Daemon {
             self.readable.network = self.take_network(now)?;
         }
         if self.readable.events {
-            self.readable.events = self.take_events()?;
+            self.readable.events = self.take_events(now)?;
         }
         if self.readable.instance {
             self.turn_away();
@@ -375,16 +375,18 @@ impl Daemon {
         Ok(true)
     }
 
-    fn take_events(&mut self) -> Result<bool, Fatal> {
+    fn take_events(&mut self, now: Instant) -> Result<bool, Fatal> {
+        let Self { sockets, buffer, engine, log, .. } = self;
+        let (debug, managed) = (log.is_debug_enabled(), engine.manages_connections());
         for _ in 0..BUDGET {
-            match self.sockets.events.receive(&mut self.buffer).map_err(failed("read mptcp_pm_events"))? {
+            match sockets.events.receive(buffer).map_err(failed("read mptcp_pm_events"))? {
                 Received::Nothing => return Ok(false),
-                // Nothing is kept of connections that the kernel manages: there is nothing to read again.
-                Received::Other | Received::Lost => {}
-                Received::Datagram if self.log.is_debug_enabled() => {
-                    for message in Messages::new(&self.buffer) {
-                        let taken = message.and_then(|message| tell_event(&self.log, &message));
-                        note_malformed(&self.log, "mptcp_pm event", taken);
+                Received::Other => {}
+                Received::Lost => engine.handle(Input::EventsLost, now),
+                Received::Datagram if debug || managed => {
+                    for message in Messages::new(buffer) {
+                        let taken = message.and_then(|message| take::event(engine, log, &message, now));
+                        note_malformed(log, "mptcp_pm event", taken);
                     }
                 }
                 Received::Datagram => {}

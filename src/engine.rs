@@ -8,22 +8,26 @@ mod endpoints;
 mod ids;
 mod note;
 mod outbox;
+mod paths;
 mod retry;
 mod routes;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::time::{Duration, Instant};
 
 use self::endpoints::{Endpoints, Progress};
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
+pub(crate) use self::paths::PathPolicy;
+use self::paths::{Host, Paths};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
 use crate::command::{PmCommand, Request, RouteQuestion};
-use crate::event::{Endpoint, Limits, NetworkEvent, RouteAnswer};
+use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
 use crate::rules::Rules;
@@ -40,6 +44,8 @@ pub(crate) struct Ticket(pub(crate) u32);
 pub(crate) enum Input<'a> {
     /// The host's network changed, or this is how it is, as an answer to that request.
     Network { event: NetworkEvent<'a>, dump: Option<Ticket> },
+    /// Something happened to a connection.
+    Mptcp(MptcpEvent),
     /// Part of an answer.
     Answer(Ticket, Answer),
     /// A request is done; no more answers follow.
@@ -50,6 +56,8 @@ pub(crate) enum Input<'a> {
     NetworkDrained,
     /// Answers of the kernel's path manager were lost.
     AnswersLost,
+    /// Events of connections were lost.
+    EventsLost,
     /// The process or the machine slept, for all one knows.
     Resumed,
     /// The configuration is another now.
@@ -93,6 +101,9 @@ pub(crate) struct Policy {
     pub(crate) rules: Rules,
     /// The path managers loaded, by priority.
     pub(crate) managers: Vec<Box<dyn PathManager>>,
+    /// Which of them manages connections, if the one that was chosen does.
+    pub(crate) connections: Option<usize>,
+    pub(crate) paths: PathPolicy,
     /// Whether anybody reads notes of severity debug.
     pub(crate) debug: bool,
 }
@@ -136,6 +147,7 @@ pub(crate) struct Engine {
     first_reading: bool,
     routes: Routes,
     endpoints: Endpoints,
+    paths: Paths,
     outbox: Outbox,
     dirty: bool,
     ready: bool,
@@ -168,6 +180,7 @@ impl Engine {
             first_reading: true,
             routes: Routes::default(),
             endpoints: Endpoints::new(saved, now),
+            paths: Paths::new(),
             outbox,
             dirty: true,
             ready: false,
@@ -180,6 +193,11 @@ impl Engine {
     pub(crate) fn handle(&mut self, input: Input<'_>, now: Instant) {
         match input {
             Input::Network { event, dump } => self.apply(&event, dump),
+            Input::Mptcp(event) => {
+                if self.manages_connections() {
+                    self.paths.apply(&event, &self.policy.paths, now);
+                }
+            }
             Input::Answer(ticket, answer) => self.answer(ticket, answer, now),
             Input::End(ticket, result) => self.end(ticket, result, now),
             Input::NetworkLost => self.network_lost(now),
@@ -188,6 +206,7 @@ impl Engine {
                 self.overruns.unsaid += 1;
                 self.look_again(now);
             }
+            Input::EventsLost => self.overruns.unsaid += u32::from(self.manages_connections()),
             Input::Resumed => {
                 self.read_again(now);
                 self.look_again(now);
@@ -229,6 +248,7 @@ impl Engine {
         if self.first_reading && self.routes.is_waiting() {
             return;
         }
+        self.make_paths(now);
         if self.endpoints.is_settled() && (self.dirty || self.endpoints.is_due(now)) {
             self.reconcile(now, removals);
         }
@@ -236,7 +256,9 @@ impl Engine {
 
     /// Whether [`advance`](Self::advance) has more to do at once, without anything new to handle.
     pub(crate) fn has_work(&self) -> bool {
-        self.dirty && self.stop != Some(Stop::Done) && self.reading == Reading::Done && self.endpoints.is_settled()
+        let endpoints = self.dirty && self.stop != Some(Stop::Done) && self.endpoints.is_settled();
+        let paths = self.manages_connections() && self.stop.is_none() && self.paths.has_work();
+        self.reading == Reading::Done && (endpoints || paths)
     }
 
     /// The next output.
@@ -253,7 +275,8 @@ impl Engine {
             Reading::Links(_) | Reading::Addresses(_) | Reading::Done => None,
         };
         let endpoints = self.endpoints.deadline(self.reading == Reading::Done);
-        [answer, reading, endpoints].into_iter().flatten().min()
+        let paths = self.paths.deadline().filter(|_| self.reading == Reading::Done);
+        [answer, reading, endpoints, paths].into_iter().flatten().min()
     }
 
     /// What must outlive the process, if that has changed since the last call and is due.
@@ -263,12 +286,17 @@ impl Engine {
 
     /// Whether what a lookup of a route depends on must be listened to.
     pub(crate) fn needs_routing(&self) -> bool {
-        self.policy.rules.check_route()
+        self.policy.rules.check_route() || self.manages_connections()
+    }
+
+    /// Whether events of connections are of use.
+    pub(crate) fn manages_connections(&self) -> bool {
+        self.policy.connections.is_some()
     }
 
     /// The question that a ticket stands for, if it is one about a route.
     pub(crate) fn route_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
-        self.routes.question(ticket)
+        self.routes.question(ticket).or_else(|| self.paths.question(ticket))
     }
 
     /// The name of an interface, empty if it is not known.
@@ -291,6 +319,7 @@ impl Engine {
             }
             NetworkEvent::AddressGone(address) => self.network.remove_address(address),
             NetworkEvent::RoutingChanged(change) => {
+                self.paths.routing_changed(*change);
                 if routes::matters(*change) {
                     self.routes.changed();
                     self.dirty = true;
@@ -299,9 +328,14 @@ impl Engine {
             }
         };
         if change == Change::Something {
-            self.routes.changed();
-            self.dirty = true;
+            self.network_changed();
         }
+    }
+
+    fn network_changed(&mut self) {
+        self.routes.changed();
+        self.paths.network_changed();
+        self.dirty = true;
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
@@ -321,12 +355,14 @@ impl Engine {
 
     fn end(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
-        if self.routes.question(ticket).is_some() {
+        if self.routes.question(ticket).is_some() || self.paths.question(ticket).is_some() {
             // An answer that came before this was taken already: what ends here is a refusal.
             self.end_route(ticket, Way::Nowhere, now);
         } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
             self.end_reading(result.is_ok(), now);
-        } else if self.endpoints.end(ticket, result, &mut self.outbox, now) {
+        } else if !self.paths.end(ticket, result, &self.policy.paths, now)
+            && self.endpoints.end(ticket, result, &mut self.outbox, now)
+        {
             self.dirty = true;
         }
     }
@@ -334,6 +370,9 @@ impl Engine {
     fn end_route(&mut self, ticket: Ticket, way: Way, now: Instant) {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
         let outbox = &mut self.outbox;
+        if self.paths.question(ticket).is_some() {
+            return self.paths.end_way(ticket, way, outbox, now);
+        }
         let send = |question| outbox.send(Request::AskRoute(question), now);
         self.routes.answer(&mut self.network, ticket, way, send);
         // Even an unchanged answer is news: it may be the last that was waited for.
@@ -360,20 +399,24 @@ impl Engine {
         self.network.end_addresses();
         self.reading = Reading::Done;
         self.failed_readings.reset();
-        self.routes.changed();
-        self.dirty = true;
+        self.network_changed();
     }
 
     fn read_again(&mut self, now: Instant) {
-        self.routes.forget();
+        self.forget_routes();
         self.reading = Reading::Wanted(now);
     }
 
     /// Reads again after a pause that grows while it does not succeed.
     fn read_later(&mut self, now: Instant) {
-        self.routes.forget();
+        self.forget_routes();
         let time = self.failed_readings.after_failure(now, FIRST_PAUSE, LONGEST_PAUSE, 0);
         self.reading = Reading::Wanted(time);
+    }
+
+    fn forget_routes(&mut self) {
+        self.routes.forget();
+        self.paths.forget_ways();
     }
 
     fn network_lost(&mut self, now: Instant) {
@@ -395,6 +438,7 @@ impl Engine {
     }
 
     fn look_again(&mut self, now: Instant) {
+        self.paths.forget_requests();
         self.endpoints.forget_requests();
         self.endpoints.look_soon(now);
     }
@@ -407,6 +451,7 @@ impl Engine {
         let addresses = self.network.links_mut().flat_map(|(_, link)| &mut link.addresses);
         addresses.for_each(|address| address.existing &= !endpoints.had(address.told.address));
         self.endpoints.forgive();
+        self.paths.configured();
         self.routes.changed();
         self.dirty = true;
     }
@@ -428,6 +473,18 @@ impl Engine {
             let send = |question| outbox.send(Request::AskRoute(question), now);
             self.routes.ask(&self.network, &self.policy.rules, send);
         }
+    }
+
+    fn make_paths(&mut self, now: Instant) {
+        let Self { policy, network, paths, outbox, .. } = self;
+        let manager = policy.connections.and_then(|index| policy.managers.get(index));
+        let Some(manager) = manager else { return };
+        if !paths.has_work() && paths.deadline().is_none_or(|time| time > now) {
+            return;
+        }
+        let addresses = view_of(network, &policy.rules);
+        let view = View::new(&addresses);
+        paths.advance(&Host { view: &view, manager: &**manager, policy: policy.paths, now }, outbox);
     }
 
     fn reconcile(&mut self, now: Instant, removals: bool) {

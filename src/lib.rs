@@ -10,6 +10,7 @@ mod app;
 mod cli;
 pub mod command;
 mod config;
+mod connections;
 mod daemon;
 mod engine;
 pub mod event;

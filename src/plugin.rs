@@ -140,6 +140,8 @@ pub enum Unusable {
     RouteUnknown,
     /// It has no route to the Internet through its interface and `check_route` is set.
     NoRoute,
+    /// Its interface leads into a VPN, whose connections stay in it unless a rule says otherwise.
+    Apart,
 }
 
 impl fmt::Display for Unusable {
@@ -160,6 +162,7 @@ impl fmt::Display for Unusable {
             Self::Existing => "it was there at start (no `existing` flag)",
             Self::RouteUnknown => "its route is not known yet (check_route)",
             Self::NoRoute => "it has no route to the internet (check_route)",
+            Self::Apart => "its interface is a vpn, kept apart unless a rule uses it",
         })
     }
 }

@@ -203,7 +203,13 @@ fn milliseconds(number: usize) -> Duration {
 }
 
 fn policy(rules: Rules) -> Policy {
-    Policy { rules, managers: vec![Box::new(Everything)], debug: true }
+    Policy {
+        rules,
+        managers: vec![Box::new(Everything)],
+        connections: None,
+        paths: super::PathPolicy::default(),
+        debug: true,
+    }
 }
 
 impl Host {

@@ -32,7 +32,13 @@ const LIMITS: Limits = Limits { subflows: 8, add_addr_accepted: 8 };
 impl Bench {
     fn new(notify: u8, saved: SavedState) -> Self {
         let rules = Rules { notify: NotifyFlags(notify), flags: EndpointFlags::SUBFLOW };
-        let policy = Policy { rules, managers: vec![Box::new(Everything)], debug: false };
+        let policy = Policy {
+            rules,
+            managers: vec![Box::new(Everything)],
+            connections: None,
+            paths: PathPolicy::default(),
+            debug: false,
+        };
         let now = Instant::now();
         Self { engine: Engine::new(policy, saved, now), now, logged: Vec::new(), ready: false, done: false }
     }
@@ -312,7 +318,13 @@ fn an_endpoint_with_our_id_and_address_but_flags_that_we_did_not_set_is_anothers
 fn switching_existing_off_leaves_alone_what_is_in_use() {
     let mut bench = Bench::started(7, &["10.0.0.1"]);
     let rules = Rules { notify: NotifyFlags(6), flags: EndpointFlags::SUBFLOW };
-    let policy = Policy { rules, managers: vec![Box::new(Everything)], debug: false };
+    let policy = Policy {
+        rules,
+        managers: vec![Box::new(Everything)],
+        connections: None,
+        paths: PathPolicy::default(),
+        debug: false,
+    };
     bench.engine.handle(Input::Configure(policy), bench.now);
     assert_eq!(bench.commands(), []);
 }

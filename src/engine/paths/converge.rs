@@ -1,0 +1,383 @@
+//! What is to be done about one connection: what its path manager wants is compared with what there is.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use super::attempts::{Attempt, State};
+use super::{Asked, Host, Managed, Paths};
+use crate::command::{Advertisement, NewSubflow, PathCommand, Request, SubflowEnds};
+use crate::connections::{Connection, OwnAddress, Subflow, plain};
+use crate::engine::Ticket;
+use crate::engine::ids::Ids;
+use crate::engine::outbox::Outbox;
+use crate::engine::ways::{Known, Pair, Ways};
+use crate::plugin::{self, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow};
+use crate::types::{AddressId, Token};
+
+/// Room that is used again for every connection.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    want: plugin::Paths,
+    remotes: Vec<Remote>,
+    flows: Vec<plugin::Subflow>,
+    attempts: Vec<plugin::Attempt>,
+    /// Which subflows some want stands for.
+    wanted: Vec<bool>,
+}
+
+/// One connection and what is needed to bring it nearer to what is wanted.
+struct Task<'a, 'b> {
+    token: Token,
+    managed: &'a mut Managed,
+    host: &'a Host<'b>,
+    outbox: &'a mut Outbox,
+    asked: &'a mut VecDeque<(Ticket, Token, Asked)>,
+    ways: &'a mut Ways,
+    ids: &'a mut Ids,
+    /// A question about a route must wait for others.
+    later: bool,
+}
+
+impl Paths {
+    /// Sends what brings a connection nearer to what is wanted.
+    pub(super) fn converge(&mut self, token: Token, host: &Host<'_>, outbox: &mut Outbox) {
+        let Some(managed) = self.live.get_mut(&token) else { return };
+        managed.dirty = false;
+        if !managed.connection.established || managed.left_alone || !may_be_managed(&managed.connection, host.view) {
+            return;
+        }
+        let Self { asked, ways, ids, work, .. } = self;
+        let mut task = Task { token, managed, host, outbox, asked, ways, ids, later: false };
+        task.notice_dead_links();
+        task.ask_manager(work);
+        task.announce(&work.want.announcements);
+        task.match_wants(work);
+        task.withdraw(&work.wanted);
+        task.managed.forget_idle_attempts(&work.want.subflows, host);
+        let (later, unrouted) = (task.later, task.managed.is_unrouted());
+        let due = task.managed.attempts.iter().filter_map(Attempt::due).chain(work.want.wake_at).min();
+        if managed.wake != due {
+            managed.wake = due;
+            self.timers.extend(due.map(|due| std::cmp::Reverse((due, token))));
+        }
+        if unrouted {
+            self.unrouted.push(token);
+        }
+        if later {
+            self.touch(token);
+        }
+    }
+}
+
+/// Whether the connection is one between hosts, and not through a link that is kept apart.
+fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
+    let (local, remote) = (connection.initial_address(), connection.remote.ip().to_canonical());
+    !view
+        .addresses()
+        .iter()
+        .any(|known| known.address == remote || (known.address == local && known.unusable == Some(Unusable::Apart)))
+}
+
+/// Whether the reason is one of the link or address itself: packets cannot pass.
+fn is_dead(reason: Unusable) -> bool {
+    match reason {
+        Unusable::NoLink
+        | Unusable::LinkDown
+        | Unusable::NoCarrier
+        | Unusable::Dormant
+        | Unusable::Tentative
+        | Unusable::Duplicate => true,
+        Unusable::Loopback
+        | Unusable::HostScope
+        | Unusable::LinkLocal
+        | Unusable::NotUnicast
+        | Unusable::Deprecated
+        | Unusable::Temporary
+        | Unusable::Existing
+        | Unusable::RouteUnknown
+        | Unusable::NoRoute
+        | Unusable::Apart => false,
+    }
+}
+
+/// The address that a subflow comes from, as the host has it now.
+fn place_of<'a>(view: &View<'a>, flow: &Subflow) -> Option<&'a LocalAddress<'a>> {
+    let address = flow.local_address();
+    let has = |local: &&LocalAddress<'_>| {
+        local.address == address && flow.if_index.is_none_or(|bound| bound == local.if_index)
+    };
+    let mut places = view.addresses().iter().filter(has);
+    let first = places.clone().next();
+    places.find(|local| local.unusable.is_none()).or(first)
+}
+
+impl Managed {
+    fn is_unrouted(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.state == State::NoRoute)
+    }
+
+    fn sound(&self) -> usize {
+        self.connection.subflows.iter().filter(|flow| flow.is_sound()).count()
+    }
+
+    fn pending(&self) -> usize {
+        self.attempts.iter().filter(|attempt| matches!(attempt.state, State::Pending(_))).count()
+    }
+
+    fn forget_idle_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
+        let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is(want.local, want.if_index, want.remote));
+        self.attempts.retain(|attempt| match attempt.state {
+            State::Up(_) => !attempt.is_idle(host.now),
+            _ => wanted(attempt) || !attempt.is_idle(host.now),
+        });
+        if self.attempts.is_empty() {
+            self.attempts = Vec::new();
+        }
+    }
+}
+
+impl Task<'_, '_> {
+    fn send(&mut self, command: PathCommand, asked: Asked) {
+        let ticket = self.outbox.send(Request::Path(command), self.host.now);
+        self.asked.push_back((ticket, self.token, asked));
+    }
+
+    /// A subflow whose link or address is gone carries nothing. The side that can join again does not
+    /// trust it when the link is back: by then, its timers are far apart.
+    fn notice_dead_links(&mut self) {
+        let (server, view) = (self.managed.connection.server_side, self.host.view);
+        for flow in &mut self.managed.connection.subflows {
+            let dead = place_of(view, flow).is_none_or(|place| place.unusable.is_some_and(is_dead));
+            flow.suspect = dead || (flow.suspect && !server);
+        }
+    }
+
+    fn ask_manager(&mut self, work: &mut Work) {
+        let connection = &self.managed.connection;
+        let view = self.host.view;
+        work.remotes.clear();
+        let initial = Remote { address: plain(connection.remote), id: AddressId(0) };
+        if !connection.server_side && !connection.deny_join_id0 {
+            work.remotes.push(initial);
+        }
+        let announced = connection.remotes.iter().map(|(id, address)| Remote { address: *address, id: *id });
+        let elsewhere =
+            announced.filter(|remote| remote.address != initial.address && !is_own(view, remote.address.ip()));
+        work.remotes.extend(elsewhere);
+        work.flows.clear();
+        work.flows.extend(connection.subflows.iter().filter(|flow| !flow.closing).map(|flow| plugin::Subflow {
+            local: plain(flow.local),
+            remote: plain(flow.remote),
+            if_index: place_of(view, flow).map(|place| place.if_index),
+            origin: flow.origin,
+            since: flow.since,
+            backup_by_peer: flow.backup_by_peer,
+            suspect: flow.suspect,
+        }));
+        work.attempts.clear();
+        work.attempts.extend(self.managed.attempts.iter().map(Attempt::shown));
+        work.want.clear();
+        let shown = ConnectionView {
+            token: self.token,
+            side: if connection.server_side { Side::Server } else { Side::Client },
+            local: plain(connection.local),
+            remotes: &work.remotes,
+            subflows: &work.flows,
+            attempts: &work.attempts,
+        };
+        self.host.manager.paths(view, &shown, &mut self.managed.memo, &mut work.want);
+        self.keep_to_caps(&mut work.want.subflows);
+    }
+
+    /// Of more wants than may be, the first count.
+    fn keep_to_caps(&self, wants: &mut Vec<WantedSubflow>) {
+        wants.truncate(usize::from(self.host.policy.max_subflows));
+        let cap_of = |want: &WantedSubflow| {
+            let mut places = self.host.view.addresses().iter();
+            places.find(|local| local.address == want.local && local.if_index == want.if_index)?.max_subflows
+        };
+        let mut index = 0;
+        while let Some(want) = wants.get(index).copied() {
+            let before = wants.iter().take(index).filter(|other| other.if_index == want.if_index).count();
+            if cap_of(&want).is_some_and(|cap| before >= usize::from(cap)) {
+                wants.remove(index);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    fn match_wants(&mut self, work: &mut Work) {
+        work.wanted.clear();
+        work.wanted.resize(self.managed.connection.subflows.len(), false);
+        for want in &work.want.subflows {
+            let mut flows = self.managed.connection.subflows.iter().zip(&mut work.wanted).enumerate();
+            let found = flows.find(|(_, (flow, taken))| {
+                !**taken
+                    && flow.is_sound()
+                    && flow.local_address() == want.local
+                    && flow.remote_end() == want.remote
+                    && flow.if_index.is_none_or(|bound| bound == want.if_index)
+            });
+            match found {
+                Some((place, (_, taken))) => {
+                    *taken = true;
+                    self.set_backup(place, want.backup);
+                }
+                None => self.begin(want, &work.remotes),
+            }
+        }
+        // The others keep to the wish for their interface too: it is the peer that sends on them.
+        for place in 0..work.wanted.len() {
+            if work.wanted.get(place) == Some(&false) {
+                let flow = self.managed.connection.subflows.get(place);
+                if let Some(local) = flow.filter(|flow| flow.is_sound()).and_then(|flow| place_of(self.host.view, flow))
+                {
+                    self.set_backup(place, local.backup);
+                }
+            }
+        }
+    }
+
+    fn set_backup(&mut self, place: usize, backup: bool) {
+        let Some(flow) = self.managed.connection.subflows.get_mut(place) else { return };
+        if flow.backup != backup {
+            flow.backup = backup;
+            let ends = SubflowEnds { token: self.token, local: flow.local, remote: flow.remote };
+            self.send(PathCommand::SetBackup(ends, backup), Asked::Other);
+        }
+    }
+
+    /// Creates a wanted subflow if its time has come.
+    fn begin(&mut self, want: &WantedSubflow, remotes: &[Remote]) {
+        let now = self.host.now;
+        let known = |attempt: &Attempt| attempt.is(want.local, want.if_index, want.remote);
+        let place = self.managed.attempts.iter().position(known);
+        let before = place.and_then(|place| self.managed.attempts.get(place)).copied();
+        if before.is_some_and(|attempt| !attempt.is_ready(now)) {
+            return;
+        }
+        // The peer is asked again whether it takes more.
+        if before.is_some_and(|attempt| matches!(attempt.state, State::Refused(_))) {
+            self.managed.took = None;
+        }
+        let there = self.managed.sound() + self.managed.pending();
+        let most = usize::from(self.host.policy.max_subflows);
+        if there >= most || self.managed.took.is_some_and(|took| there >= took) {
+            return;
+        }
+        let mut attempt = before.unwrap_or_else(|| Attempt::new(self.token, want.local, want.if_index, want.remote));
+        attempt.if_index = want.if_index;
+        let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
+        let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
+        match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {
+            Known::Yes => self.create(&mut attempt, want, remotes),
+            Known::No => attempt.state = State::NoRoute,
+            Known::Asked => {}
+            Known::Later => self.later = true,
+        }
+        match place.and_then(|place| self.managed.attempts.get_mut(place)) {
+            Some(known) => *known = attempt,
+            None => {
+                self.managed.attempts.reserve_exact(1);
+                self.managed.attempts.push(attempt);
+            }
+        }
+    }
+
+    fn create(&mut self, attempt: &mut Attempt, want: &WantedSubflow, remotes: &[Remote]) {
+        let Some(local_id) = self.id_for(want.local, 0) else { return };
+        let remote_id =
+            remotes.iter().find(|remote| remote.address == want.remote).map_or(AddressId(0), |found| found.id);
+        attempt.begun(want.backup, self.host.now);
+        let subflow = NewSubflow {
+            token: self.token,
+            local: want.local,
+            local_id,
+            remote: want.remote,
+            remote_id,
+            backup: want.backup,
+            if_index: Some(want.if_index),
+        };
+        self.send(PathCommand::CreateSubflow(subflow), Asked::Create(want.local, want.remote));
+    }
+
+    /// The id of an address in this connection, chosen now if it has none.
+    fn id_for(&mut self, address: IpAddr, port: u16) -> Option<AddressId> {
+        let connection = &mut self.managed.connection;
+        if let Some(id) = connection.id_of(address, port) {
+            return Some(id);
+        }
+        let id = self.ids.choose(address, |id| connection.is_taken(id))?;
+        if port == 0 {
+            self.ids.remember(address, id);
+        }
+        connection.remember_id(OwnAddress { address, port, id, announced: false });
+        Some(id)
+    }
+
+    /// Announces what is wanted and not announced, and withdraws what is not wanted any more.
+    fn announce(&mut self, wants: &[plugin::WantedAnnouncement]) {
+        for index in (0..self.managed.connection.own.len()).rev() {
+            let Some(own) = self.managed.connection.own.get_mut(index) else { continue };
+            let wanted = wants.iter().any(|want| want.address == own.address && want.port.unwrap_or(0) == own.port);
+            if own.announced && !wanted {
+                own.announced = false;
+                let id = own.id;
+                self.send(PathCommand::Remove(self.token, id), Asked::Other);
+            }
+        }
+        for want in wants.iter().filter(|want| self.managed.connection.takes(want.address)).copied().collect::<Vec<_>>()
+        {
+            let (address, port) = (want.address, want.port.unwrap_or(0));
+            // The initial address has no id that could be announced.
+            let Some(id) = self.id_for(address, port).filter(|id| *id != AddressId(0)) else { continue };
+            let own = self.managed.connection.own.iter_mut().find(|own| own.id == id && own.port == port);
+            if own.is_some_and(|own| !std::mem::replace(&mut own.announced, true)) {
+                let advertisement = Advertisement { token: self.token, id, address, port };
+                self.send(PathCommand::Announce(advertisement), Asked::Other);
+            }
+        }
+    }
+
+    /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
+    /// there is one that works: without any, the kernel ends the connection after a while.
+    fn withdraw(&mut self, wanted: &[bool]) {
+        let mut sound = self.managed.sound();
+        let mut marked = Vec::new();
+        for (flow, wanted) in self.managed.connection.subflows.iter_mut().zip(wanted) {
+            let unwanted = flow.is_sound() && flow.origin == Origin::Local && sound > 1;
+            if flow.closing || *wanted || !(unwanted || (flow.suspect && sound > 0)) {
+                continue;
+            }
+            flow.closing = true;
+            marked.push(*flow);
+            sound -= usize::from(unwanted);
+        }
+        self.close(&marked);
+    }
+
+    /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
+    /// order, as closing makes the kernel forget the id.
+    fn close(&mut self, flows: &[Subflow]) {
+        let connection = &self.managed.connection;
+        let mut gone: Vec<AddressId> = flows.iter().map(|flow| flow.local_id).collect();
+        gone.sort_unstable();
+        gone.dedup();
+        gone.retain(|id| {
+            let used = connection.subflows.iter().any(|flow| !flow.closing && flow.local_id == *id);
+            !used && !connection.own.iter().any(|own| own.announced && own.id == *id)
+        });
+        for id in gone {
+            self.send(PathCommand::Remove(self.token, id), Asked::Other);
+        }
+        for flow in flows {
+            let ends = SubflowEnds { token: self.token, local: flow.local, remote: flow.remote };
+            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(flow.local, flow.remote));
+        }
+    }
+}
+
+fn is_own(view: &View<'_>, address: IpAddr) -> bool {
+    view.addresses().iter().any(|local| local.address == address)
+}
