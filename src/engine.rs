@@ -294,6 +294,11 @@ impl Engine {
         self.policy.connections.is_some()
     }
 
+    /// Whether something may follow from the next event of a connection, so that it must not wait.
+    pub(crate) fn hurries(&self) -> bool {
+        self.paths.hurries()
+    }
+
     /// The question that a ticket stands for, if it is one about a route.
     pub(crate) fn route_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
         self.routes.question(ticket).or_else(|| self.paths.question(ticket))

@@ -6,6 +6,7 @@
 
 mod attempts;
 mod converge;
+mod table;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -14,13 +15,14 @@ use std::time::{Duration, Instant};
 
 use self::attempts::{Attempt, Loss};
 use self::converge::Work;
+use self::table::Table;
 use super::ids::Ids;
 use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
 use crate::command::{Request, RouteQuestion};
-use crate::connections::{Closed, Connection, TokenMap, plain};
+use crate::connections::{Closed, Connection, plain};
 use crate::event::{self, MptcpEvent, RoutingChange};
 use crate::plugin::{Memo, Origin, PathManager, View};
 use crate::types::{IfIndex, Token};
@@ -49,13 +51,15 @@ impl Default for PathPolicy {
     }
 }
 
+/// When so many connections in a row needed nothing, the next will hardly either.
+const CALM: u32 = 8;
 /// Connections looked at before the loop turns.
 const SLICE: usize = 64;
 
 /// Every connection whose paths are managed.
 #[derive(Debug)]
 pub(super) struct Paths {
-    live: TokenMap<Box<Managed>>,
+    live: Table,
     closed: Closed,
     /// Connections to be looked at, each once.
     dirty: VecDeque<Token>,
@@ -76,6 +80,8 @@ pub(super) struct Paths {
     ids: Ids,
     work: Work,
     view_changed: bool,
+    /// Connections looked at since one needed anything.
+    calm: u32,
 }
 
 /// A connection and what is done about it.
@@ -88,6 +94,10 @@ struct Managed {
     took: Option<usize>,
     wake: Option<Instant>,
     dirty: bool,
+    /// A path that is wanted had no route.
+    unrouted: bool,
+    /// Routes changed since.
+    route_returned: bool,
     /// It is under the kernel's own path manager, or stays on this host.
     left_alone: bool,
 }
@@ -111,7 +121,7 @@ pub(super) struct Host<'a> {
 impl Paths {
     pub(super) fn new() -> Self {
         Self {
-            live: TokenMap::default(),
+            live: Table::default(),
             closed: Closed::default(),
             dirty: VecDeque::new(),
             unrouted: Vec::new(),
@@ -124,6 +134,7 @@ impl Paths {
             ids: Ids::default(),
             work: Work::default(),
             view_changed: true,
+            calm: 0,
         }
     }
 
@@ -165,13 +176,15 @@ impl Paths {
             took: None,
             wake: None,
             dirty: false,
+            unrouted: false,
+            route_returned: false,
             left_alone: stays_here(told),
         };
-        self.live.insert(told.token, Box::new(managed));
+        self.live.insert(told.token, managed);
     }
 
     fn established(&mut self, told: &event::Connection, now: Instant) {
-        if !self.live.contains_key(&told.token) {
+        if !self.live.contains(told.token) {
             // What comes after CLOSED is of the connection that was closed.
             if self.closed.contains(told.token, now) {
                 return;
@@ -186,17 +199,14 @@ impl Paths {
 
     /// The connection is gone.
     fn forget(&mut self, token: Token, now: Instant) {
-        if self.live.remove(&token).is_some() {
+        if self.live.remove(token) {
             self.closed.bury(token, now);
-        }
-        if self.live.len() * 4 < self.live.capacity() && self.live.capacity() > 256 {
-            self.live.shrink_to(self.live.len() * 2);
         }
     }
 
     /// Changes a connection, if it is known, and has it looked at if the change matters.
     fn change(&mut self, token: Token, change: impl FnOnce(&mut Managed) -> bool) {
-        let Some(managed) = self.live.get_mut(&token) else { return };
+        let Some(managed) = self.live.get_mut(token) else { return };
         let matters = change(managed);
         if matters && !managed.dirty && !managed.left_alone {
             managed.dirty = true;
@@ -218,13 +228,16 @@ impl Paths {
     pub(super) fn routing_changed(&mut self, change: RoutingChange) {
         self.ways.changed(change);
         for token in std::mem::take(&mut self.unrouted) {
-            self.touch(token);
+            self.change(token, |managed| {
+                managed.route_returned = true;
+                std::mem::replace(&mut managed.unrouted, false)
+            });
         }
     }
 
     /// Path manager or policy are others now.
     pub(super) fn configured(&mut self) {
-        for managed in self.live.values_mut() {
+        for managed in self.live.iter_mut() {
             managed.memo = Memo::default();
             managed.took = None;
         }
@@ -243,6 +256,11 @@ impl Paths {
         }
     }
 
+    /// Whether a connection may need something as soon as it is there.
+    pub(super) fn hurries(&self) -> bool {
+        self.calm < CALM
+    }
+
     /// Whether there is work that waits for nothing.
     pub(super) fn has_work(&self) -> bool {
         self.view_changed || !self.dirty.is_empty() || !self.sweep.is_empty()
@@ -257,6 +275,7 @@ impl Paths {
     pub(super) fn advance(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
         self.expire(host.now);
         if std::mem::take(&mut self.view_changed) {
+            self.calm = 0;
             self.begin_sweep(host.view);
         }
         for _ in 0..SLICE {
@@ -290,7 +309,7 @@ impl Paths {
         self.returned.dedup();
         self.usable = usable;
         let waiting = std::mem::take(&mut self.sweep);
-        self.sweep = self.live.iter().filter(|(_, managed)| !managed.left_alone).map(|(token, _)| *token).collect();
+        self.sweep = self.live.iter().filter(|(_, managed)| !managed.left_alone).map(|(token, _)| token).collect();
         if waiting.len() < self.sweep.len() {
             self.sweep.extend(waiting);
         }
@@ -298,7 +317,7 @@ impl Paths {
 
     /// Failures of paths from addresses that came back are forgotten, and what the peer took.
     fn forgive(&mut self, token: Token) {
-        let Some(managed) = self.live.get_mut(&token) else { return };
+        let Some(managed) = self.live.get_mut(token) else { return };
         if !self.returned.is_empty() {
             managed.took = None;
             let returned = &self.returned;
@@ -341,7 +360,7 @@ impl Paths {
     }
 
     fn leave_alone(&mut self, token: Token) {
-        if let Some(managed) = self.live.get_mut(&token) {
+        if let Some(managed) = self.live.get_mut(token) {
             managed.left_alone = true;
             managed.attempts = Vec::new();
         }

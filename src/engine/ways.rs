@@ -28,6 +28,8 @@ const MOST_AT_A_TIME: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     known: BTreeMap<Pair, bool>,
+    /// How many of those there is no route for; never less than there are.
+    lacking: usize,
     asked: Vec<Asked>,
 }
 
@@ -74,6 +76,16 @@ impl Ways {
         Known::Asked
     }
 
+    /// Whether it is known that there is no route.
+    pub(super) fn lacks(&self, pair: Pair) -> bool {
+        self.known.get(&pair) == Some(&false)
+    }
+
+    /// Whether that is known of any pair.
+    pub(super) fn lacks_any(&self) -> bool {
+        self.lacking > 0
+    }
+
     pub(super) fn question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
         self.asked.iter().find(|asked| asked.ticket == ticket).map(|asked| &asked.question)
     }
@@ -98,8 +110,11 @@ impl Ways {
         if !asked.outdated {
             if self.known.len() >= MOST_KNOWN {
                 self.known.clear();
+                self.lacking = 0;
             }
-            self.known.insert(asked.pair, way == Way::Through);
+            let known = way == Way::Through;
+            self.lacking += usize::from(!known && self.known.get(&asked.pair) != Some(&false));
+            self.known.insert(asked.pair, known);
         }
         asked.waiting
     }
@@ -111,12 +126,14 @@ impl Ways {
             RoutingChange::Prefix(prefix, length) => covers(prefix, length, pair.destination),
         };
         self.known.retain(|pair, _| !matters(pair));
+        self.lacking = self.known.values().filter(|known| !**known).count();
         self.asked.iter_mut().filter(|asked| matters(&asked.pair)).for_each(|asked| asked.outdated = true);
     }
 
     /// No answer will come to what was asked.
     pub(super) fn forget(&mut self) -> Vec<Token> {
         self.known.clear();
+        self.lacking = 0;
         self.asked.drain(..).flat_map(|asked| asked.waiting).collect()
     }
 }

@@ -33,8 +33,6 @@ pub(super) struct Attempt {
 pub(super) enum State {
     /// To be begun at once.
     Wanted,
-    /// The kernel has no route.
-    NoRoute,
     /// The kernel was told to begin it.
     Pending(Instant),
     /// Established; kept because it was lost not long ago.
@@ -111,7 +109,6 @@ impl Attempt {
 
     /// The kernel is told to begin it.
     pub(super) fn begun(&mut self, backup: bool, now: Instant) {
-        self.again |= self.state == State::NoRoute;
         self.backup = backup;
         self.state = State::Pending(now);
     }
@@ -185,7 +182,7 @@ impl Attempt {
     /// When something is to be done about it without anything happening.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.state {
-            State::Wanted | State::NoRoute | State::Up(_) => None,
+            State::Wanted | State::Up(_) => None,
             State::Pending(since) => Some(since + LONGEST_PENDING),
             State::Failed(time) | State::Refused(time) => Some(time),
         }
@@ -194,7 +191,7 @@ impl Attempt {
     /// Whether it may be begun now.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         match self.state {
-            State::Wanted | State::NoRoute => true,
+            State::Wanted => true,
             State::Up(_) => true,
             State::Pending(_) | State::Failed(_) | State::Refused(_) => self.due().is_none_or(|due| due <= now),
         }
@@ -203,7 +200,7 @@ impl Attempt {
     /// Whether nothing would be lost by forgetting it: it is not on its way, and has no pause to keep.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         match self.state {
-            State::Wanted | State::NoRoute => true,
+            State::Wanted => true,
             State::Up(since) => since + LIVED <= now,
             State::Pending(_) | State::Failed(_) | State::Refused(_) => self.due().is_none_or(|due| due <= now),
         }
@@ -213,7 +210,6 @@ impl Attempt {
     pub(super) fn shown(&self) -> plugin::Attempt {
         let state = match self.state {
             State::Wanted | State::Up(_) => AttemptState::Wanted,
-            State::NoRoute => AttemptState::NoRoute,
             State::Pending(since) => AttemptState::Pending(since),
             State::Failed(time) => AttemptState::Failed(time),
             State::Refused(time) => AttemptState::Refused(time),

@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use super::attempts::{Attempt, State};
 use super::{Asked, Host, Managed, Paths};
 use crate::command::{Advertisement, NewSubflow, PathCommand, Request, SubflowEnds};
-use crate::connections::{Connection, OwnAddress, Subflow, plain};
+use crate::connections::{Connection, OwnAddress, Subflow};
 use crate::engine::Ticket;
 use crate::engine::ids::Ids;
 use crate::engine::outbox::Outbox;
 use crate::engine::ways::{Known, Pair, Ways};
-use crate::plugin::{self, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow};
+use crate::plugin::{
+    self, AttemptState, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow,
+};
 use crate::types::{AddressId, Token};
 
 /// Room that is used again for every connection.
@@ -36,31 +38,39 @@ struct Task<'a, 'b> {
     ids: &'a mut Ids,
     /// A question about a route must wait for others.
     later: bool,
+    /// The kernel has no route for a path that is wanted.
+    unrouted: bool,
+    /// Something was asked of the kernel.
+    sent: bool,
 }
 
 impl Paths {
     /// Sends what brings a connection nearer to what is wanted.
     pub(super) fn converge(&mut self, token: Token, host: &Host<'_>, outbox: &mut Outbox) {
-        let Some(managed) = self.live.get_mut(&token) else { return };
+        let Some(managed) = self.live.get_mut(token) else { return };
         managed.dirty = false;
         if !managed.connection.established || managed.left_alone || !may_be_managed(&managed.connection, host.view) {
             return;
         }
         let Self { asked, ways, ids, work, .. } = self;
-        let mut task = Task { token, managed, host, outbox, asked, ways, ids, later: false };
+        let mut task =
+            Task { token, managed, host, outbox, asked, ways, ids, later: false, unrouted: false, sent: false };
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.match_wants(work);
         task.withdraw(&work.wanted);
         task.managed.forget_idle_attempts(&work.want.subflows, host);
-        let (later, unrouted) = (task.later, task.managed.is_unrouted());
+        task.managed.route_returned &= !task.sent;
+        let needy = !task.managed.attempts.is_empty() || task.sent;
+        let (later, unrouted) = (task.later, task.unrouted);
         let due = task.managed.attempts.iter().filter_map(Attempt::due).chain(work.want.wake_at).min();
+        self.calm = if needy { 0 } else { self.calm.saturating_add(1) };
         if managed.wake != due {
             managed.wake = due;
             self.timers.extend(due.map(|due| std::cmp::Reverse((due, token))));
         }
-        if unrouted {
+        if unrouted && !std::mem::replace(&mut managed.unrouted, true) {
             self.unrouted.push(token);
         }
         if later {
@@ -71,7 +81,7 @@ impl Paths {
 
 /// Whether the connection is one between hosts, and not through a link that is kept apart.
 fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
-    let (local, remote) = (connection.initial_address(), connection.remote.ip().to_canonical());
+    let (local, remote) = (connection.initial_address(), connection.remote.ip());
     !view
         .addresses()
         .iter()
@@ -112,10 +122,6 @@ fn place_of<'a>(view: &View<'a>, flow: &Subflow) -> Option<&'a LocalAddress<'a>>
 }
 
 impl Managed {
-    fn is_unrouted(&self) -> bool {
-        self.attempts.iter().any(|attempt| attempt.state == State::NoRoute)
-    }
-
     fn sound(&self) -> usize {
         self.connection.subflows.iter().filter(|flow| flow.is_sound()).count()
     }
@@ -140,6 +146,7 @@ impl Task<'_, '_> {
     fn send(&mut self, command: PathCommand, asked: Asked) {
         let ticket = self.outbox.send(Request::Path(command), self.host.now);
         self.asked.push_back((ticket, self.token, asked));
+        self.sent = true;
     }
 
     /// A subflow whose link or address is gone carries nothing. The side that can join again does not
@@ -156,7 +163,7 @@ impl Task<'_, '_> {
         let connection = &self.managed.connection;
         let view = self.host.view;
         work.remotes.clear();
-        let initial = Remote { address: plain(connection.remote), id: AddressId(0) };
+        let initial = Remote { address: connection.remote.plain(), id: AddressId(0) };
         if !connection.server_side && !connection.deny_join_id0 {
             work.remotes.push(initial);
         }
@@ -166,8 +173,8 @@ impl Task<'_, '_> {
         work.remotes.extend(elsewhere);
         work.flows.clear();
         work.flows.extend(connection.subflows.iter().filter(|flow| !flow.closing).map(|flow| plugin::Subflow {
-            local: plain(flow.local),
-            remote: plain(flow.remote),
+            local: flow.local.plain(),
+            remote: flow.remote.plain(),
             if_index: place_of(view, flow).map(|place| place.if_index),
             origin: flow.origin,
             since: flow.since,
@@ -176,11 +183,12 @@ impl Task<'_, '_> {
         }));
         work.attempts.clear();
         work.attempts.extend(self.managed.attempts.iter().map(Attempt::shown));
+        work.attempts.extend(unrouted(self.ways, view, &work.remotes));
         work.want.clear();
         let shown = ConnectionView {
             token: self.token,
             side: if connection.server_side { Side::Server } else { Side::Client },
-            local: plain(connection.local),
+            local: connection.local.plain(),
             remotes: &work.remotes,
             subflows: &work.flows,
             attempts: &work.attempts,
@@ -243,7 +251,7 @@ impl Task<'_, '_> {
         let Some(flow) = self.managed.connection.subflows.get_mut(place) else { return };
         if flow.backup != backup {
             flow.backup = backup;
-            let ends = SubflowEnds { token: self.token, local: flow.local, remote: flow.remote };
+            let ends = ends_of(self.token, flow);
             self.send(PathCommand::SetBackup(ends, backup), Asked::Other);
         }
     }
@@ -272,9 +280,9 @@ impl Task<'_, '_> {
         let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
         match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {
             Known::Yes => self.create(&mut attempt, want, remotes),
-            Known::No => attempt.state = State::NoRoute,
-            Known::Asked => {}
-            Known::Later => self.later = true,
+            Known::No => return self.unrouted = true,
+            Known::Asked => return,
+            Known::Later => return self.later = true,
         }
         match place.and_then(|place| self.managed.attempts.get_mut(place)) {
             Some(known) => *known = attempt,
@@ -289,6 +297,9 @@ impl Task<'_, '_> {
         let Some(local_id) = self.id_for(want.local, 0) else { return };
         let remote_id =
             remotes.iter().find(|remote| remote.address == want.remote).map_or(AddressId(0), |found| found.id);
+        if self.managed.route_returned {
+            attempt.forgive();
+        }
         attempt.begun(want.backup, self.host.now);
         let subflow = NewSubflow {
             token: self.token,
@@ -372,10 +383,31 @@ impl Task<'_, '_> {
             self.send(PathCommand::Remove(self.token, id), Asked::Other);
         }
         for flow in flows {
-            let ends = SubflowEnds { token: self.token, local: flow.local, remote: flow.remote };
-            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(flow.local, flow.remote));
+            let ends = ends_of(self.token, flow);
+            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
         }
     }
+}
+
+/// What names a subflow in commands.
+fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
+    SubflowEnds { token, local: flow.local.told(), remote: flow.remote.told() }
+}
+
+/// Paths that the kernel has no route for, as path managers see them.
+fn unrouted<'a>(
+    ways: &'a Ways,
+    view: &'a View<'_>,
+    remotes: &'a [Remote],
+) -> impl Iterator<Item = plugin::Attempt> + use<'a> {
+    let locals = view.usable().filter(|_| ways.lacks_any());
+    let pairs = locals.flat_map(move |local| remotes.iter().map(move |remote| (local, remote.address)));
+    pairs.filter_map(|(local, remote)| {
+        let (local, if_index) = (local.address, local.if_index);
+        let pair = Pair { source: local, if_index, destination: remote.ip() };
+        let state = AttemptState::NoRoute;
+        ways.lacks(pair).then_some(plugin::Attempt { local, if_index, remote, state, failures: 0 })
+    })
 }
 
 fn is_own(view: &View<'_>, address: IpAddr) -> bool {
