@@ -19,6 +19,8 @@ impl PathManager for SingleSubflowPerInterface {
                 for if_index in interfaces(view) {
                     join(view, connection, if_index, want);
                 }
+                // The peer may join too; one of the two on a link is too many.
+                want.only_these();
             }
             Side::Server => announce(view, connection, want),
         }

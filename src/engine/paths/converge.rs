@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::attempts::{Attempt, State};
 use super::{Asked, Host, Managed, Paths};
@@ -15,6 +16,9 @@ use crate::plugin::{
     self, AttemptState, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow,
 };
 use crate::types::{AddressId, Token};
+
+/// A join of the peer that is not wanted may be one that the path manager is about to want.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Room that is used again for every connection.
 #[derive(Debug, Default)]
@@ -59,12 +63,12 @@ impl Paths {
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.match_wants(work);
-        task.withdraw(&work.wanted);
+        let closing = task.withdraw(&work.wanted, work.want.only_these);
         task.managed.forget_idle_attempts(&work.want.subflows, host);
         task.managed.route_returned &= !task.sent;
         let needy = !task.managed.attempts.is_empty() || task.sent;
         let (later, unrouted) = (task.later, task.unrouted);
-        let due = task.managed.attempts.iter().filter_map(Attempt::due).chain(work.want.wake_at).min();
+        let due = task.managed.attempts.iter().filter_map(Attempt::due).chain(work.want.wake_at).chain(closing).min();
         self.calm = if needy { 0 } else { self.calm.saturating_add(1) };
         if managed.wake != due {
             managed.wake = due;
@@ -352,20 +356,30 @@ impl Task<'_, '_> {
     }
 
     /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
-    /// there is one that works: without any, the kernel ends the connection after a while.
-    fn withdraw(&mut self, wanted: &[bool]) {
+    /// there is one that works: without any, the kernel ends the connection after a while. Says when there
+    /// will be more to close.
+    fn withdraw(&mut self, wanted: &[bool], only_these: bool) -> Option<Instant> {
         let mut sound = self.managed.sound();
-        let mut marked = Vec::new();
+        let (mut marked, mut later) = (Vec::new(), None);
         for (flow, wanted) in self.managed.connection.subflows.iter_mut().zip(wanted) {
-            let unwanted = flow.is_sound() && flow.origin == Origin::Local && sound > 1;
-            if flow.closing || *wanted || !(unwanted || (flow.suspect && sound > 0)) {
+            let closes_at = match flow.origin {
+                _ if flow.suspect => Some(self.host.now),
+                Origin::Local => Some(flow.since),
+                Origin::Peer if only_these => Some(flow.since + GRACE),
+                Origin::Peer | Origin::Initial => None,
+            };
+            let enough = sound > usize::from(!flow.suspect);
+            let Some(time) = closes_at.filter(|_| enough && !flow.closing && !*wanted) else { continue };
+            if time > self.host.now {
+                later = Some(later.map_or(time, |other: Instant| other.min(time)));
                 continue;
             }
+            sound -= usize::from(flow.is_sound());
             flow.closing = true;
             marked.push(*flow);
-            sound -= usize::from(unwanted);
         }
         self.close(&marked);
+        later
     }
 
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
