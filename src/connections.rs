@@ -49,6 +49,8 @@ pub(crate) struct Subflow {
     pub(crate) suspect: bool,
     /// The kernel was told to close it.
     pub(crate) closing: bool,
+    /// The peer withdrew its address.
+    pub(crate) withdrawn: bool,
 }
 
 /// One end of a subflow in its form, IPv6-mapped or not; smaller than a `SocketAddr`, as there may be
@@ -118,6 +120,7 @@ impl Connection {
             backup_by_peer: false,
             suspect: false,
             closing: false,
+            withdrawn: false,
         };
         Self {
             local: told.local.into(),
@@ -166,6 +169,7 @@ impl Connection {
             backup_by_peer: told.backup,
             suspect: false,
             closing: false,
+            withdrawn: false,
         });
     }
 
@@ -194,8 +198,12 @@ impl Connection {
         true
     }
 
-    /// The peer withdrew the address with that id.
+    /// The peer withdrew the address with that id: the kernel closes the subflows to it.
     pub(crate) fn withdrawn(&mut self, id: AddressId) {
+        let announced = self.remotes.iter().find(|(known, _)| *known == id).map(|(_, remote)| remote.ip());
+        let address = announced.or_else(|| (id == AddressId(0)).then(|| self.remote.ip()));
+        let flows = self.subflows.iter_mut().filter(|flow| Some(flow.remote.ip()) == address);
+        flows.for_each(|flow| flow.withdrawn = true);
         self.remotes.retain(|(known, _)| *known != id);
         if id == AddressId(0) {
             self.deny_join_id0 = true;

@@ -74,7 +74,7 @@ impl Loss {
     /// Of one that was.
     pub(super) fn of_subflow(told: &event::Subflow, flow: &Subflow, now: Instant) -> Self {
         let lived = now.saturating_duration_since(flow.since);
-        let turned_away = told.error.is_none() && told.reset.is_none() && lived < TURNED_AWAY;
+        let turned_away = told.error.is_none() && told.reset.is_none() && !flow.withdrawn && lived < TURNED_AWAY;
         if lived >= LIVED {
             Self::Lived
         } else if is_refusal(told) || (turned_away && flow.origin == Origin::Local) {
