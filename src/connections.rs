@@ -211,7 +211,7 @@ impl Connection {
     }
 
     /// The address has that id for the kernel and the peer.
-    fn learn_id(&mut self, address: IpAddr, id: AddressId) {
+    pub(crate) fn learn_id(&mut self, address: IpAddr, id: AddressId) {
         if id == AddressId(0) || self.own.iter().any(|own| own.address == address && own.id == id) {
             return;
         }

@@ -21,11 +21,11 @@ use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
-use crate::command::{Request, RouteQuestion};
+use crate::command::{PathCommand, Request, RouteQuestion};
 use crate::connections::{Closed, Connection, plain};
-use crate::event::{self, MptcpEvent, RoutingChange};
+use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
 use crate::plugin::{Memo, Origin, PathManager, View};
-use crate::types::{IfIndex, Token};
+use crate::types::{AddressId, IfIndex, Token};
 
 /// How paths are tried and how many there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ impl Default for PathPolicy {
 
 /// When so many connections in a row needed nothing, the next will hardly either.
 const CALM: u32 = 8;
+/// The kernel's list of ids is read so often for one connection; more would be of no use.
+const MOST_LISTS: u8 = 8;
 /// Connections looked at before the loop turns.
 const SLICE: usize = 64;
 
@@ -94,6 +96,8 @@ struct Managed {
     took: Option<usize>,
     wake: Option<Instant>,
     dirty: bool,
+    /// How often the kernel may still be asked for ids.
+    lists: u8,
     /// A path that is wanted had no route.
     unrouted: bool,
     /// Routes changed since.
@@ -107,6 +111,8 @@ struct Managed {
 enum Asked {
     Create(IpAddr, SocketAddr),
     Destroy(SocketAddr, SocketAddr),
+    Announce(AddressId),
+    List,
     Other,
 }
 
@@ -176,6 +182,7 @@ impl Paths {
             took: None,
             wake: None,
             dirty: false,
+            lists: MOST_LISTS,
             unrouted: false,
             route_returned: false,
             left_alone: stays_here(told),
@@ -345,6 +352,7 @@ impl Paths {
         ticket: Ticket,
         result: Result<(), Failure<'_>>,
         policy: &PathPolicy,
+        outbox: &mut Outbox,
         now: Instant,
     ) -> bool {
         let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
@@ -354,8 +362,28 @@ impl Paths {
             // net/mptcp/pm_userspace.c, `mptcp_userspace_pm_get_sock`.
             Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => self.forget(token, now),
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
-            Err(Failure::Refused(_)) => self.change(token, |managed| managed.refused(asked, policy, now)),
+            Err(Failure::Refused(refusal)) => {
+                self.change(token, |managed| managed.refused(asked, policy, now));
+                // The kernel gave the address or the id away itself, to a join that it then rejected.
+                let may_list = |managed: &mut Managed| managed.lists.checked_sub(1).map(|left| managed.lists = left);
+                if refusal.text.ends_with("did not match address and id")
+                    && self.live.get_mut(token).and_then(may_list).is_some()
+                {
+                    let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
+                    self.asked.push_back((ticket, token, Asked::List));
+                }
+            }
         }
+        true
+    }
+
+    /// Takes an address that has an id in a connection; whether it is part of an answer to that question.
+    pub(super) fn collect(&mut self, ticket: Ticket, listed: &Endpoint) -> bool {
+        let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
+        self.change(*token, |managed| {
+            managed.connection.learn_id(listed.address.to_canonical(), listed.id);
+            true
+        });
         true
     }
 
@@ -428,7 +456,11 @@ impl Managed {
                 self.connection.take_subflow(local, remote);
                 true
             }
-            Asked::Other => false,
+            Asked::Announce(id) => {
+                self.connection.own.retain(|own| own.id != id || !own.announced);
+                false
+            }
+            Asked::List | Asked::Other => false,
         }
     }
 }
