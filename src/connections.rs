@@ -20,6 +20,8 @@ pub(crate) struct Connection {
     pub(crate) server_side: bool,
     /// The peer forbids joins to its initial address and port.
     pub(crate) deny_join_id0: bool,
+    /// The peer's initial address is gone, until it is announced like any other.
+    pub(crate) initial_withdrawn: bool,
     /// Subflows may be created.
     pub(crate) established: bool,
     pub(crate) since: Instant,
@@ -85,6 +87,7 @@ impl Connection {
             remote: told.remote,
             server_side: told.server_side,
             deny_join_id0: told.deny_join_id0,
+            initial_withdrawn: false,
             established: false,
             since: now,
             subflows,
@@ -106,7 +109,7 @@ impl Connection {
 
     /// Whether this host may have connected to that end: a peer joins from another port than it listens on.
     pub(crate) fn leads_to(&self, remote: SocketAddr) -> bool {
-        let initial = !self.server_side && remote == plain(self.remote);
+        let initial = !self.server_side && !self.initial_withdrawn && remote == plain(self.remote);
         initial || self.remotes.iter().any(|(_, known)| *known == remote)
     }
 
@@ -139,8 +142,9 @@ impl Connection {
 
     /// The peer announced an address; whether that is news. What cannot be joined is not remembered.
     pub(crate) fn announced(&mut self, id: AddressId, remote: SocketAddr) -> bool {
-        let plain = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        if !can_be_joined(plain.ip()) || !self.takes(plain.ip()) {
+        let plain = plain(remote);
+        // Id 0 is that of the initial address (RFC 8684, section 3.4.1).
+        if id == AddressId(0) || !can_be_joined(plain.ip()) || !self.takes(plain.ip()) {
             return false;
         }
         if let Some(known) = self.remotes.iter_mut().find(|(known, _)| *known == id) {
@@ -158,9 +162,7 @@ impl Connection {
     /// The peer withdrew the address with that id.
     pub(crate) fn withdrawn(&mut self, id: AddressId) {
         self.remotes.retain(|(known, _)| *known != id);
-        if id == AddressId(0) {
-            self.deny_join_id0 = true;
-        }
+        self.initial_withdrawn |= id == AddressId(0);
     }
 
     /// The address has that id for the kernel and the peer.
@@ -179,6 +181,22 @@ impl Connection {
             self.own.retain(|other| other.announced || in_use(other.id));
         }
         self.own.push(own);
+    }
+
+    /// The kernel did not take an announcement.
+    pub(crate) fn not_announced(&mut self, address: IpAddr, port: u16) {
+        let own = self.own.iter_mut().filter(|own| own.address == address && own.port == port);
+        own.for_each(|own| own.announced = false);
+    }
+
+    /// The kernel knows the address by another id, or another address by its id, and does not say which.
+    pub(crate) fn distrust_id(&mut self, address: IpAddr) {
+        let used = |id| self.subflows.iter().any(|flow| flow.local_id == id);
+        for own in self.own.iter_mut().filter(|own| own.address == address && !used(own.id)) {
+            // Nobody's, so that it is given to nobody.
+            own.address = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
+            own.announced = false;
+        }
     }
 
     /// The id that the address has; 0 is that of the initial one.
