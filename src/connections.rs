@@ -22,6 +22,8 @@ pub(crate) struct Connection {
     pub(crate) server_side: bool,
     /// The peer forbids joins to its initial address and port.
     pub(crate) deny_join_id0: bool,
+    /// The peer's initial address is gone, until it is announced like any other.
+    pub(crate) initial_withdrawn: bool,
     /// Subflows may be created.
     pub(crate) established: bool,
     pub(crate) since: Instant,
@@ -127,6 +129,7 @@ impl Connection {
             remote: told.remote.into(),
             server_side: told.server_side,
             deny_join_id0: told.deny_join_id0,
+            initial_withdrawn: false,
             established: false,
             since: now,
             subflows: smallvec![initial],
@@ -148,7 +151,7 @@ impl Connection {
 
     /// Whether this host may have connected to that end: a peer joins from another port than it listens on.
     pub(crate) fn leads_to(&self, remote: SocketAddr) -> bool {
-        let initial = !self.server_side && remote == self.remote.plain();
+        let initial = !self.server_side && !self.initial_withdrawn && remote == self.remote.plain();
         initial || self.remotes.iter().any(|(_, known)| *known == remote)
     }
 
@@ -182,8 +185,9 @@ impl Connection {
 
     /// The peer announced an address; whether that is news. What cannot be joined is not remembered.
     pub(crate) fn announced(&mut self, id: AddressId, remote: SocketAddr) -> bool {
-        let plain = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        if !can_be_joined(plain.ip()) || !self.takes(plain.ip()) {
+        let plain = plain(remote);
+        // Id 0 is that of the initial address (RFC 8684, section 3.4.1).
+        if id == AddressId(0) || !can_be_joined(plain.ip()) || !self.takes(plain.ip()) {
             return false;
         }
         if let Some(known) = self.remotes.iter_mut().find(|(known, _)| *known == id) {
@@ -205,9 +209,7 @@ impl Connection {
         let flows = self.subflows.iter_mut().filter(|flow| Some(flow.remote.ip()) == address);
         flows.for_each(|flow| flow.withdrawn = true);
         self.remotes.retain(|(known, _)| *known != id);
-        if id == AddressId(0) {
-            self.deny_join_id0 = true;
-        }
+        self.initial_withdrawn |= id == AddressId(0);
     }
 
     /// The address has that id for the kernel and the peer.
@@ -226,6 +228,12 @@ impl Connection {
             self.own.retain(|other| other.announced || in_use(other.id));
         }
         self.own.push(own);
+    }
+
+    /// The kernel did not take an announcement.
+    pub(crate) fn not_announced(&mut self, address: IpAddr, port: u16) {
+        let own = self.own.iter_mut().filter(|own| own.address == address && own.port == port);
+        own.for_each(|own| own.announced = false);
     }
 
     /// The id that the address has; 0 is that of the initial one.

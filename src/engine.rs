@@ -257,8 +257,7 @@ impl Engine {
     /// Whether [`advance`](Self::advance) has more to do at once, without anything new to handle.
     pub(crate) fn has_work(&self) -> bool {
         let endpoints = self.dirty && self.stop != Some(Stop::Done) && self.endpoints.is_settled();
-        let paths = self.manages_connections() && self.stop.is_none() && self.paths.has_work();
-        self.reading == Reading::Done && (endpoints || paths)
+        self.reading == Reading::Done && (endpoints || (self.may_make_paths() && self.paths.has_work()))
     }
 
     /// The next output.
@@ -275,7 +274,7 @@ impl Engine {
             Reading::Links(_) | Reading::Addresses(_) | Reading::Done => None,
         };
         let endpoints = self.endpoints.deadline(self.reading == Reading::Done);
-        let paths = self.paths.deadline().filter(|_| self.reading == Reading::Done);
+        let paths = self.paths.deadline().filter(|_| self.may_make_paths());
         [answer, reading, endpoints, paths].into_iter().flatten().min()
     }
 
@@ -460,7 +459,12 @@ impl Engine {
         let addresses = self.network.links_mut().flat_map(|(_, link)| &mut link.addresses);
         addresses.for_each(|address| address.existing &= !endpoints.had(address.told.address));
         self.endpoints.forgive();
-        self.paths.configured();
+        if self.manages_connections() {
+            self.paths.configured();
+        } else {
+            // Nobody tells of connections any more.
+            self.paths = Paths::new();
+        }
         self.routes.changed();
         self.dirty = true;
     }
@@ -482,6 +486,12 @@ impl Engine {
             let send = |question| outbox.send(Request::AskRoute(question), now);
             self.routes.ask(&self.network, &self.policy.rules, send);
         }
+    }
+
+    /// Whether connections are looked at.
+    fn may_make_paths(&self) -> bool {
+        let known = self.reading == Reading::Done && !(self.first_reading && self.routes.is_waiting());
+        known && self.stop.is_none() && self.manages_connections()
     }
 
     fn make_paths(&mut self, now: Instant) {

@@ -1,20 +1,21 @@
 //! Makes the paths that a path manager wants of every connection, and keeps them: which connections
 //! there are, which of them are to be looked at, and what the kernel said to what was asked for them.
 //!
-//! What is to be done about one connection is decided in `converge`; how a path that fails is tried
-//! again, in `attempts`.
+//! What is to be done about one connection is decided in `converge`, what its events mean in `managed`;
+//! how a path that fails is tried again, in `attempts`.
 
 mod attempts;
 mod converge;
+mod managed;
 mod table;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use self::attempts::{Attempt, Loss};
 use self::converge::Work;
+use self::managed::{Asked, Managed};
 use self::table::Table;
 use super::ids::Ids;
 use super::outbox::Outbox;
@@ -22,10 +23,10 @@ use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
 use crate::command::{PathCommand, Request, RouteQuestion};
-use crate::connections::{Closed, Connection, plain};
+use crate::connections::Closed;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
-use crate::plugin::{Memo, Origin, PathManager, View};
-use crate::types::{AddressId, IfIndex, Token};
+use crate::plugin::{Memo, PathManager, View};
+use crate::types::{IfIndex, Token};
 
 /// How paths are tried and how many there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +54,6 @@ impl Default for PathPolicy {
 
 /// When so many connections in a row needed nothing, the next will hardly either.
 const CALM: u32 = 8;
-/// The kernel's list of ids is read so often for one connection; more would be of no use.
-const MOST_LISTS: u8 = 8;
 /// Connections looked at before the loop turns.
 const SLICE: usize = 64;
 
@@ -65,14 +64,16 @@ pub(super) struct Paths {
     closed: Closed,
     /// Connections to be looked at, each once.
     dirty: VecDeque<Token>,
+    /// Connections to be looked at when there is room for their questions about routes, each once.
+    crowded: VecDeque<Token>,
+    /// Connections still to be looked at because the host's network changed, each once.
+    sweep: VecDeque<Token>,
     /// Connections with a path that had no route.
-    unrouted: Vec<Token>,
-    /// Connections still to be looked at because the host's network changed.
-    sweep: Vec<Token>,
+    unrouted: BTreeSet<Token>,
+    /// They may have one now.
+    rerouted: bool,
     /// The addresses that were usable when the view was last taken, sorted.
     usable: Vec<(IpAddr, IfIndex)>,
-    /// Those that came back and of which the connections of the sweep are to be told.
-    returned: Vec<(IpAddr, IfIndex)>,
     /// When a connection is to be looked at again; an entry counts if the connection says the same.
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
     /// Commands that are not answered yet, in the order in which they were sent.
@@ -84,36 +85,6 @@ pub(super) struct Paths {
     view_changed: bool,
     /// Connections looked at since one needed anything.
     calm: u32,
-}
-
-/// A connection and what is done about it.
-#[derive(Debug)]
-struct Managed {
-    connection: Connection,
-    attempts: Vec<Attempt>,
-    memo: Memo,
-    /// The peer closed what came beyond so many subflows.
-    took: Option<usize>,
-    wake: Option<Instant>,
-    dirty: bool,
-    /// How often the kernel may still be asked for ids.
-    lists: u8,
-    /// A path that is wanted had no route.
-    unrouted: bool,
-    /// Routes changed since.
-    route_returned: bool,
-    /// It is under the kernel's own path manager, or stays on this host.
-    left_alone: bool,
-}
-
-/// What a command was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Create(IpAddr, SocketAddr),
-    Destroy(SocketAddr, SocketAddr),
-    Announce(AddressId),
-    List,
-    Other,
 }
 
 /// What is needed to decide about connections.
@@ -130,10 +101,11 @@ impl Paths {
             live: Table::default(),
             closed: Closed::default(),
             dirty: VecDeque::new(),
-            unrouted: Vec::new(),
-            sweep: Vec::new(),
+            crowded: VecDeque::new(),
+            sweep: VecDeque::new(),
+            unrouted: BTreeSet::new(),
+            rerouted: false,
             usable: Vec::new(),
-            returned: Vec::new(),
             timers: BinaryHeap::new(),
             asked: VecDeque::new(),
             ways: Ways::default(),
@@ -175,19 +147,11 @@ impl Paths {
     }
 
     fn created(&mut self, told: &event::Connection, now: Instant) {
-        let managed = Managed {
-            connection: Connection::new(told, now),
-            attempts: Vec::new(),
-            memo: Memo::default(),
-            took: None,
-            wake: None,
-            dirty: false,
-            lists: MOST_LISTS,
-            unrouted: false,
-            route_returned: false,
-            left_alone: stays_here(told),
-        };
-        self.live.insert(told.token, managed);
+        let managed = Managed::new(told, stays_here(told), now);
+        if self.live.insert(told.token, managed) {
+            // The token is another connection's now: what is said of the former does not matter any more.
+            self.asked.retain(|(_, token, _)| *token != told.token);
+        }
     }
 
     fn established(&mut self, told: &event::Connection, now: Instant) {
@@ -208,6 +172,8 @@ impl Paths {
     fn forget(&mut self, token: Token, now: Instant) {
         if self.live.remove(token) {
             self.closed.bury(token, now);
+            self.asked.retain(|(_, asked, _)| *asked != token);
+            self.unrouted.remove(&token);
         }
     }
 
@@ -234,17 +200,12 @@ impl Paths {
     /// A route is not what it was.
     pub(super) fn routing_changed(&mut self, change: RoutingChange) {
         self.ways.changed(change);
-        for token in std::mem::take(&mut self.unrouted) {
-            self.change(token, |managed| {
-                managed.route_returned = true;
-                std::mem::replace(&mut managed.unrouted, false)
-            });
-        }
+        self.rerouted |= !self.unrouted.is_empty();
     }
 
     /// Path manager or policy are others now.
     pub(super) fn configured(&mut self) {
-        for managed in self.live.iter_mut() {
+        for (_, managed) in self.live.iter_mut() {
             managed.memo = Memo::default();
             managed.took = None;
         }
@@ -270,7 +231,8 @@ impl Paths {
 
     /// Whether there is work that waits for nothing.
     pub(super) fn has_work(&self) -> bool {
-        self.view_changed || !self.dirty.is_empty() || !self.sweep.is_empty()
+        let queued = !self.dirty.is_empty() || !self.sweep.is_empty();
+        queued || self.view_changed || self.rerouted || (!self.crowded.is_empty() && self.ways.has_room())
     }
 
     /// When there will be work.
@@ -285,18 +247,32 @@ impl Paths {
             self.calm = 0;
             self.begin_sweep(host.view);
         }
-        for _ in 0..SLICE {
-            // What happened to a connection comes before what may concern it.
-            if let Some(token) = self.dirty.pop_front() {
-                self.converge(token, host, outbox);
-            } else if let Some(token) = self.sweep.pop() {
-                self.forgive(token);
-                self.converge(token, host, outbox);
-            } else {
-                self.returned.clear();
-                return;
+        if std::mem::take(&mut self.rerouted) {
+            for token in std::mem::take(&mut self.unrouted) {
+                self.change(token, Managed::reroute);
             }
         }
+        for _ in 0..SLICE {
+            let Some(token) = self.next() else { break };
+            self.converge(token, host, outbox);
+        }
+        self.tidy_timers();
+    }
+
+    /// The next connection to be looked at: what happened to one comes before what may concern it.
+    fn next(&mut self) -> Option<Token> {
+        if let Some(token) = self.dirty.pop_front() {
+            return Some(token);
+        }
+        if self.ways.has_room() {
+            if let Some(token) = self.crowded.pop_front() {
+                self.live.get_mut(token).into_iter().for_each(|managed| managed.crowded = false);
+                return Some(token);
+            }
+        }
+        let token = self.sweep.pop_front()?;
+        self.live.get_mut(token).into_iter().for_each(|managed| managed.swept = false);
+        Some(token)
     }
 
     fn expire(&mut self, now: Instant) {
@@ -306,30 +282,26 @@ impl Paths {
         }
     }
 
-    /// Every connection is to be looked at; those that wait for an earlier sweep come first.
-    fn begin_sweep(&mut self, view: &View<'_>) {
-        let mut usable: Vec<_> = view.usable().map(|local| (local.address, local.if_index)).collect();
-        usable.sort_unstable();
-        let came = usable.iter().filter(|pair| self.usable.binary_search(pair).is_err());
-        self.returned.extend(came);
-        self.returned.sort_unstable();
-        self.returned.dedup();
-        self.usable = usable;
-        let waiting = std::mem::take(&mut self.sweep);
-        self.sweep = self.live.iter().filter(|(_, managed)| !managed.left_alone).map(|(token, _)| token).collect();
-        if waiting.len() < self.sweep.len() {
-            self.sweep.extend(waiting);
+    /// What waits for nothing any more is dropped before it outgrows what is.
+    fn tidy_timers(&mut self) {
+        if self.timers.len() > 2 * self.live.len() + 64 || self.live.is_empty() {
+            let wakes = self.live.iter().filter_map(|(token, managed)| Some(Reverse((managed.wake?, token))));
+            self.timers = wakes.collect();
         }
     }
 
-    /// Failures of paths from addresses that came back are forgotten, and what the peer took.
-    fn forgive(&mut self, token: Token) {
-        let Some(managed) = self.live.get_mut(token) else { return };
-        if !self.returned.is_empty() {
-            managed.took = None;
-            let returned = &self.returned;
-            let came_back = |attempt: &&mut Attempt| returned.iter().any(|(address, _)| *address == attempt.local);
-            managed.attempts.iter_mut().filter(came_back).for_each(Attempt::forgive);
+    /// Every connection is to be looked at; those that still wait for an earlier sweep come first.
+    fn begin_sweep(&mut self, view: &View<'_>) {
+        let mut usable: Vec<_> = view.usable().map(|local| (local.address, local.if_index)).collect();
+        usable.sort_unstable();
+        let former = std::mem::replace(&mut self.usable, usable);
+        let returned = self.usable.iter().filter(|pair| former.binary_search(pair).is_err());
+        let returned: Vec<IpAddr> = returned.map(|(address, _)| *address).collect();
+        for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
+            managed.forgive(&returned);
+            if !std::mem::replace(&mut managed.swept, true) {
+                self.sweep.push_back(token);
+            }
         }
     }
 
@@ -358,16 +330,16 @@ impl Paths {
         let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
         let Some((_, token, asked)) = self.asked.remove(place) else { return false };
         match result {
-            Ok(()) | Err(Failure::Interrupted) => {}
+            Ok(()) | Err(Failure::Interrupted) => self.change(token, |managed| managed.accepted(asked)),
             // net/mptcp/pm_userspace.c, `mptcp_userspace_pm_get_sock`.
             Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => self.forget(token, now),
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
             Err(Failure::Refused(refusal)) => {
                 self.change(token, |managed| managed.refused(asked, policy, now));
-                // The kernel gave the address or the id away itself, to a join that it then rejected.
-                let may_list = |managed: &mut Managed| managed.lists.checked_sub(1).map(|left| managed.lists = left);
-                if refusal.text.ends_with("did not match address and id")
-                    && self.live.get_mut(token).and_then(may_list).is_some()
+                // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
+                // the id away itself, to a join that it then rejected.
+                if refusal.text == "did not match address and id"
+                    && self.live.get_mut(token).is_some_and(Managed::may_list)
                 {
                     let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
                     self.asked.push_back((ticket, token, Asked::List));
@@ -391,76 +363,6 @@ impl Paths {
         if let Some(managed) = self.live.get_mut(token) {
             managed.left_alone = true;
             managed.attempts = Vec::new();
-        }
-    }
-}
-
-impl Managed {
-    fn subflow_established(&mut self, told: &event::Subflow, now: Instant) {
-        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
-        let place = self.attempts.iter().position(|attempt| attempt.is_pending(local, remote));
-        let (origin, backup) = match place.and_then(|place| self.attempts.get_mut(place)) {
-            Some(attempt) => {
-                attempt.succeeded(now);
-                (Origin::Local, attempt.backup)
-            }
-            None if self.connection.leads_to(remote) => (Origin::Local, false),
-            None => (Origin::Peer, false),
-        };
-        self.attempts.retain(|attempt| !(attempt.is_up() && attempt.is_clean()));
-        self.connection.add_subflow(told, origin, backup, now);
-    }
-
-    fn subflow_closed(&mut self, told: &event::Subflow, policy: &PathPolicy, now: Instant) {
-        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
-        let Some(flow) = self.connection.take_subflow(told.local, told.remote) else {
-            // It never was established. The kernel may not tell the port (`mptcp_event_sub_closed`).
-            let given_up = |attempt: &&mut Attempt| {
-                attempt.is_pending(local, remote)
-                    || (told.remote.port() == 0 && attempt.is_pending_to(local, remote.ip()))
-            };
-            if let Some(attempt) = self.attempts.iter_mut().find(given_up) {
-                let loss = Loss::of_attempt(told);
-                attempt.failed(loss, self.connection.since, policy, now);
-            }
-            return;
-        };
-        if flow.closing || flow.origin == Origin::Peer {
-            return;
-        }
-        let loss = Loss::of_subflow(told, &flow, now);
-        if loss == Loss::Refused {
-            self.took = Some(self.connection.subflows.iter().filter(|flow| !flow.closing).count());
-        }
-        let place = self.attempts.iter().position(|attempt| attempt.local == local && attempt.remote == remote);
-        let place = place.unwrap_or_else(|| {
-            self.attempts.push(Attempt::new(told.token, local, IfIndex(0), remote));
-            self.attempts.len() - 1
-        });
-        if let Some(attempt) = self.attempts.get_mut(place) {
-            attempt.failed(loss, self.connection.since, policy, now);
-        }
-    }
-
-    /// The kernel refused a command for this connection.
-    fn refused(&mut self, asked: Asked, policy: &PathPolicy, now: Instant) -> bool {
-        match asked {
-            Asked::Create(local, remote) => {
-                let pending = self.attempts.iter_mut().find(|attempt| attempt.is_pending(local, remote));
-                if let Some(attempt) = pending {
-                    attempt.failed(Loss::Early, self.connection.since, policy, now);
-                }
-                true
-            }
-            Asked::Destroy(local, remote) => {
-                self.connection.take_subflow(local, remote);
-                true
-            }
-            Asked::Announce(id) => {
-                self.connection.own.retain(|own| own.id != id || !own.announced);
-                false
-            }
-            Asked::List | Asked::Other => false,
         }
     }
 }

@@ -28,8 +28,6 @@ const MOST_AT_A_TIME: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     known: BTreeMap<Pair, bool>,
-    /// How many of those there is no route for; never less than there are.
-    lacking: usize,
     asked: Vec<Asked>,
 }
 
@@ -51,7 +49,7 @@ pub(super) enum Known {
     No,
     /// It was asked, and the connection is told.
     Asked,
-    /// Too much is being asked already.
+    /// Too much is being asked already: look again when there is room.
     Later,
 }
 
@@ -67,7 +65,7 @@ impl Ways {
             }
             return Known::Asked;
         }
-        if self.asked.len() >= MOST_AT_A_TIME {
+        if !self.has_room() {
             return Known::Later;
         }
         let Pair { source, if_index, destination } = pair;
@@ -76,14 +74,9 @@ impl Ways {
         Known::Asked
     }
 
-    /// Whether it is known that there is no route.
-    pub(super) fn lacks(&self, pair: Pair) -> bool {
-        self.known.get(&pair) == Some(&false)
-    }
-
-    /// Whether that is known of any pair.
-    pub(super) fn lacks_any(&self) -> bool {
-        self.lacking > 0
+    /// Whether one more may be asked.
+    pub(super) fn has_room(&self) -> bool {
+        self.asked.len() < MOST_AT_A_TIME
     }
 
     pub(super) fn question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
@@ -110,11 +103,8 @@ impl Ways {
         if !asked.outdated {
             if self.known.len() >= MOST_KNOWN {
                 self.known.clear();
-                self.lacking = 0;
             }
-            let known = way == Way::Through;
-            self.lacking += usize::from(!known && self.known.get(&asked.pair) != Some(&false));
-            self.known.insert(asked.pair, known);
+            self.known.insert(asked.pair, way == Way::Through);
         }
         asked.waiting
     }
@@ -126,14 +116,12 @@ impl Ways {
             RoutingChange::Prefix(prefix, length) => covers(prefix, length, pair.destination),
         };
         self.known.retain(|pair, _| !matters(pair));
-        self.lacking = self.known.values().filter(|known| !**known).count();
         self.asked.iter_mut().filter(|asked| matters(&asked.pair)).for_each(|asked| asked.outdated = true);
     }
 
     /// No answer will come to what was asked.
     pub(super) fn forget(&mut self) -> Vec<Token> {
         self.known.clear();
-        self.lacking = 0;
         self.asked.drain(..).flat_map(|asked| asked.waiting).collect()
     }
 }

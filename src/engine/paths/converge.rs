@@ -1,21 +1,21 @@
 //! What is to be done about one connection: what its path manager wants is compared with what there is.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::attempts::{Attempt, State};
-use super::{Asked, Host, Managed, Paths};
+use super::managed::{Asked, Managed};
+use super::{Host, Paths};
 use crate::command::{Advertisement, NewSubflow, PathCommand, Request, SubflowEnds};
 use crate::connections::{Connection, OwnAddress, Subflow};
 use crate::engine::Ticket;
 use crate::engine::ids::Ids;
 use crate::engine::outbox::Outbox;
 use crate::engine::ways::{Known, Pair, Ways};
-use crate::plugin::{
-    self, AttemptState, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow,
-};
-use crate::types::{AddressId, Token};
+use crate::plugin::{self, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow};
+use crate::types::{AddressId, IfIndex, Token};
 
 /// A join of the peer that is not wanted may be one that the path manager is about to want.
 const GRACE: Duration = Duration::from_secs(1);
@@ -41,9 +41,9 @@ struct Task<'a, 'b> {
     ways: &'a mut Ways,
     ids: &'a mut Ids,
     /// A question about a route must wait for others.
-    later: bool,
-    /// The kernel has no route for a path that is wanted.
-    unrouted: bool,
+    crowded: bool,
+    /// A path was found to have no route: another may be wanted in its place.
+    news: bool,
     /// Something was asked of the kernel.
     sent: bool,
 }
@@ -58,26 +58,29 @@ impl Paths {
         }
         let Self { asked, ways, ids, work, .. } = self;
         let mut task =
-            Task { token, managed, host, outbox, asked, ways, ids, later: false, unrouted: false, sent: false };
+            Task { token, managed, host, outbox, asked, ways, ids, crowded: false, news: false, sent: false };
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.match_wants(work);
         let closing = task.withdraw(&work.wanted, work.want.only_these);
-        task.managed.forget_idle_attempts(&work.want.subflows, host);
-        task.managed.route_returned &= !task.sent;
-        let needy = !task.managed.attempts.is_empty() || task.sent;
-        let (later, unrouted) = (task.later, task.unrouted);
-        let due = task.managed.attempts.iter().filter_map(Attempt::due).chain(work.want.wake_at).chain(closing).min();
-        self.calm = if needy { 0 } else { self.calm.saturating_add(1) };
-        if managed.wake != due {
-            managed.wake = due;
-            self.timers.extend(due.map(|due| std::cmp::Reverse((due, token))));
+        task.managed.forget_stale_attempts(&work.want.subflows, host);
+        let (crowded, news, sent) = (task.crowded, task.news, task.sent);
+        if crowded && !std::mem::replace(&mut managed.crowded, true) {
+            self.crowded.push_back(token);
         }
-        if unrouted && !std::mem::replace(&mut managed.unrouted, true) {
-            self.unrouted.push(token);
+        if managed.is_unrouted() {
+            self.unrouted.insert(token);
+        } else {
+            self.unrouted.remove(&token);
         }
-        if later {
+        self.calm = if sent || managed.is_needy() { 0 } else { self.calm.saturating_add(1) };
+        let wake = managed.next_look(work.want.wake_at.into_iter().chain(closing), host.now);
+        if managed.wake != wake {
+            managed.wake = wake;
+            self.timers.extend(wake.map(|wake| Reverse((wake, token))));
+        }
+        if news {
             self.touch(token);
         }
     }
@@ -126,20 +129,34 @@ fn place_of<'a>(view: &View<'a>, flow: &Subflow) -> Option<&'a LocalAddress<'a>>
 }
 
 impl Managed {
+    fn is_unrouted(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.state == State::NoRoute)
+    }
+
     fn sound(&self) -> usize {
         self.connection.subflows.iter().filter(|flow| flow.is_sound()).count()
     }
 
     fn pending(&self) -> usize {
-        self.attempts.iter().filter(|attempt| matches!(attempt.state, State::Pending(_))).count()
+        self.attempts.iter().filter(|attempt| attempt.is_pending()).count()
     }
 
-    fn forget_idle_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
+    /// Whether there is a path to be made, of which anything but a route is missing.
+    fn is_needy(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.state != State::NoRoute)
+    }
+
+    /// When it is to be looked at though nothing may have happened. What is overdue waits for something
+    /// else to happen.
+    fn next_look(&self, wishes: impl Iterator<Item = Instant>, now: Instant) -> Option<Instant> {
+        let took = self.took.map(|took| took.until);
+        let attempts = self.attempts.iter().filter_map(Attempt::due);
+        attempts.chain(wishes).chain(took).chain(self.announcing.again).filter(|time| *time > now).min()
+    }
+
+    fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
         let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is(want.local, want.if_index, want.remote));
-        self.attempts.retain(|attempt| match attempt.state {
-            State::Up(_) => !attempt.is_idle(host.now),
-            _ => wanted(attempt) || !attempt.is_idle(host.now),
-        });
+        self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now));
         if self.attempts.is_empty() {
             self.attempts = Vec::new();
         }
@@ -167,14 +184,16 @@ impl Task<'_, '_> {
         let connection = &self.managed.connection;
         let view = self.host.view;
         work.remotes.clear();
-        let initial = Remote { address: connection.remote.plain(), id: AddressId(0) };
-        if !connection.server_side && !connection.deny_join_id0 {
-            work.remotes.push(initial);
+        if !connection.server_side && !connection.deny_join_id0 && !connection.initial_withdrawn {
+            work.remotes.push(Remote { address: connection.remote.plain(), id: AddressId(0) });
         }
-        let announced = connection.remotes.iter().map(|(id, address)| Remote { address: *address, id: *id });
-        let elsewhere =
-            announced.filter(|remote| remote.address != initial.address && !is_own(view, remote.address.ip()));
-        work.remotes.extend(elsewhere);
+        for (id, address) in &connection.remotes {
+            let same = |remote: &Remote| remote.address == *address;
+            let denied = connection.deny_join_id0 && *address == connection.remote.plain();
+            if !denied && !work.remotes.iter().any(same) && !is_own(view, address.ip()) {
+                work.remotes.push(Remote { address: *address, id: *id });
+            }
+        }
         work.flows.clear();
         work.flows.extend(connection.subflows.iter().filter(|flow| !flow.closing).map(|flow| plugin::Subflow {
             local: flow.local.plain(),
@@ -187,7 +206,6 @@ impl Task<'_, '_> {
         }));
         work.attempts.clear();
         work.attempts.extend(self.managed.attempts.iter().map(Attempt::shown));
-        work.attempts.extend(unrouted(self.ways, view, &work.remotes));
         work.want.clear();
         let shown = ConnectionView {
             token: self.token,
@@ -198,25 +216,37 @@ impl Task<'_, '_> {
             attempts: &work.attempts,
         };
         self.host.manager.paths(view, &shown, &mut self.managed.memo, &mut work.want);
-        self.keep_to_caps(&mut work.want.subflows);
+        self.keep_to_caps(&mut work.want.subflows, &work.flows);
     }
 
-    /// Of more wants than may be, the first count.
-    fn keep_to_caps(&self, wants: &mut Vec<WantedSubflow>) {
-        wants.truncate(usize::from(self.host.policy.max_subflows));
-        let cap_of = |want: &WantedSubflow| {
-            let mut places = self.host.view.addresses().iter();
-            places.find(|local| local.address == want.local && local.if_index == want.if_index)?.max_subflows
-        };
-        let mut index = 0;
-        while let Some(want) = wants.get(index).copied() {
-            let before = wants.iter().take(index).filter(|other| other.if_index == want.if_index).count();
-            if cap_of(&want).is_some_and(|cap| before >= usize::from(cap)) {
-                wants.remove(index);
-            } else {
-                index += 1;
+    /// Of more wants than may be, the first count. What is there and is not closed for being unwanted, the
+    /// initial subflow and those of the peer, comes before any.
+    fn keep_to_caps(&self, wants: &mut Vec<WantedSubflow>, flows: &[plugin::Subflow]) {
+        let mut staying: Vec<_> =
+            flows.iter().filter(|flow| !flow.suspect && flow.origin != Origin::Local).copied().collect();
+        let staying_on: Vec<_> = staying.iter().filter_map(|flow| flow.if_index).collect();
+        let mut room = usize::from(self.host.policy.max_subflows).saturating_sub(staying.len());
+        let mut kept: Vec<IfIndex> = Vec::new();
+        wants.retain(|want| {
+            let stays = |flow: &plugin::Subflow| flow.local.ip() == want.local && flow.remote == want.remote;
+            if let Some(place) = staying.iter().position(stays) {
+                staying.swap_remove(place);
+                return true;
             }
-        }
+            let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
+            let fits = room > 0 && self.cap_of(want).is_none_or(|cap| before < usize::from(cap));
+            if fits {
+                room -= 1;
+                kept.push(want.if_index);
+            }
+            fits
+        });
+    }
+
+    /// As many subflows may be on the interface that is wanted.
+    fn cap_of(&self, want: &WantedSubflow) -> Option<u8> {
+        let mut places = self.host.view.addresses().iter();
+        places.find(|local| local.address == want.local && local.if_index == want.if_index)?.max_subflows
     }
 
     fn match_wants(&mut self, work: &mut Work) {
@@ -269,13 +299,7 @@ impl Task<'_, '_> {
         if before.is_some_and(|attempt| !attempt.is_ready(now)) {
             return;
         }
-        // The peer is asked again whether it takes more.
-        if before.is_some_and(|attempt| matches!(attempt.state, State::Refused(_))) {
-            self.managed.took = None;
-        }
-        let there = self.managed.sound() + self.managed.pending();
-        let most = usize::from(self.host.policy.max_subflows);
-        if there >= most || self.managed.took.is_some_and(|took| there >= took) {
+        if !self.may_have_more() || (place.is_none() && !self.managed.has_room(now)) {
             return;
         }
         let mut attempt = before.unwrap_or_else(|| Attempt::new(self.token, want.local, want.if_index, want.remote));
@@ -284,26 +308,32 @@ impl Task<'_, '_> {
         let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
         match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {
             Known::Yes => self.create(&mut attempt, want, remotes),
-            Known::No => return self.unrouted = true,
-            Known::Asked => return,
-            Known::Later => return self.later = true,
+            Known::No => {
+                self.news |= attempt.state != State::NoRoute;
+                attempt.state = State::NoRoute;
+            }
+            Known::Asked => {}
+            Known::Later => self.crowded = true,
         }
         match place.and_then(|place| self.managed.attempts.get_mut(place)) {
             Some(known) => *known = attempt,
             None => {
-                self.managed.attempts.reserve_exact(1);
-                self.managed.attempts.push(attempt);
+                self.managed.remember(attempt, now);
             }
         }
+    }
+
+    /// Whether one more subflow may be begun: for this host, and for the peer as far as it showed.
+    fn may_have_more(&self) -> bool {
+        let there = self.managed.sound() + self.managed.pending();
+        let took = self.managed.took.filter(|took| self.host.now < took.until);
+        there < usize::from(self.host.policy.max_subflows) && took.is_none_or(|took| there < took.subflows)
     }
 
     fn create(&mut self, attempt: &mut Attempt, want: &WantedSubflow, remotes: &[Remote]) {
         let Some(local_id) = self.id_for(want.local, 0) else { return };
         let remote_id =
             remotes.iter().find(|remote| remote.address == want.remote).map_or(AddressId(0), |found| found.id);
-        if self.managed.route_returned {
-            attempt.forgive();
-        }
         attempt.begun(want.backup, self.host.now);
         let subflow = NewSubflow {
             token: self.token,
@@ -333,26 +363,55 @@ impl Task<'_, '_> {
 
     /// Announces what is wanted and not announced, and withdraws what is not wanted any more.
     fn announce(&mut self, wants: &[plugin::WantedAnnouncement]) {
-        for index in (0..self.managed.connection.own.len()).rev() {
-            let Some(own) = self.managed.connection.own.get_mut(index) else { continue };
-            let wanted = wants.iter().any(|want| want.address == own.address && want.port.unwrap_or(0) == own.port);
-            if own.announced && !wanted {
-                own.announced = false;
-                let id = own.id;
-                self.send(PathCommand::Remove(self.token, id), Asked::Other);
+        let wanted = |own: &OwnAddress| {
+            wants.iter().any(|want| want.address == own.address && want.port.unwrap_or(0) == own.port)
+        };
+        let mut place = 0;
+        while let Some(own) = self.managed.connection.own.get(place).copied() {
+            if own.announced && !wanted(&own) {
+                self.withdraw_announcement(place, own.id);
             }
+            place += 1;
         }
-        for want in wants.iter().filter(|want| self.managed.connection.takes(want.address)).copied().collect::<Vec<_>>()
-        {
+        if self.managed.announcing.again.is_some_and(|again| again > self.host.now) {
+            return;
+        }
+        for want in wants {
+            if !self.managed.connection.takes(want.address) {
+                continue;
+            }
             let (address, port) = (want.address, want.port.unwrap_or(0));
             // The initial address has no id that could be announced.
             let Some(id) = self.id_for(address, port).filter(|id| *id != AddressId(0)) else { continue };
             let own = self.managed.connection.own.iter_mut().find(|own| own.id == id && own.port == port);
             if own.is_some_and(|own| !std::mem::replace(&mut own.announced, true)) {
                 let advertisement = Advertisement { token: self.token, id, address, port };
-                self.send(PathCommand::Announce(advertisement), Asked::Announce(id));
+                self.send(PathCommand::Announce(advertisement), Asked::Announce(address, port));
             }
         }
+    }
+
+    /// Withdraws an address. The peer closes the subflows to it, so that must wait while no other works.
+    fn withdraw_announcement(&mut self, place: usize, id: AddressId) {
+        let flows = &mut self.managed.connection.subflows;
+        let used = flows.iter().any(|flow| !flow.closing && flow.local_id == id);
+        if used && !flows.iter().any(|flow| flow.is_sound() && flow.local_id != id) {
+            return;
+        }
+        let leaving = flows.iter_mut().filter(|flow| !flow.closing && flow.local_id == id);
+        let leaving: Vec<Subflow> = leaving
+            .map(|flow| {
+                flow.closing = true;
+                *flow
+            })
+            .collect();
+        if let Some(own) = self.managed.connection.own.get_mut(place) {
+            own.announced = false;
+        }
+        if leaving.is_empty() {
+            self.send(PathCommand::Remove(self.token, id), Asked::Other);
+        }
+        self.close(&leaving);
     }
 
     /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
@@ -391,7 +450,10 @@ impl Task<'_, '_> {
         gone.dedup();
         gone.retain(|id| {
             let used = connection.subflows.iter().any(|flow| !flow.closing && flow.local_id == *id);
-            !used && !connection.own.iter().any(|own| own.announced && own.id == *id)
+            // The peer would drop a join that is on its way, too.
+            let joins = |attempt: &Attempt| connection.id_of(attempt.local, 0) == Some(*id);
+            let joining = self.managed.attempts.iter().any(|attempt| attempt.is_flying() && joins(attempt));
+            !used && !joining && !connection.own.iter().any(|own| own.announced && own.id == *id)
         });
         for id in gone {
             self.send(PathCommand::Remove(self.token, id), Asked::Other);
@@ -406,22 +468,6 @@ impl Task<'_, '_> {
 /// What names a subflow in commands.
 fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
     SubflowEnds { token, local: flow.local.told(), remote: flow.remote.told() }
-}
-
-/// Paths that the kernel has no route for, as path managers see them.
-fn unrouted<'a>(
-    ways: &'a Ways,
-    view: &'a View<'_>,
-    remotes: &'a [Remote],
-) -> impl Iterator<Item = plugin::Attempt> + use<'a> {
-    let locals = view.usable().filter(|_| ways.lacks_any());
-    let pairs = locals.flat_map(move |local| remotes.iter().map(move |remote| (local, remote.address)));
-    pairs.filter_map(|(local, remote)| {
-        let (local, if_index) = (local.address, local.if_index);
-        let pair = Pair { source: local, if_index, destination: remote.ip() };
-        let state = AttemptState::NoRoute;
-        ways.lacks(pair).then_some(plugin::Attempt { local, if_index, remote, state, failures: 0 })
-    })
 }
 
 fn is_own(view: &View<'_>, address: IpAddr) -> bool {

@@ -1,7 +1,7 @@
 //! Where connections are kept: close together and found by token, so that ten thousand cost little and
 //! their memory goes back when they are closed.
 
-use super::Managed;
+use super::managed::Managed;
 use crate::connections::TokenMap;
 use crate::types::Token;
 
@@ -26,16 +26,25 @@ impl Table {
         self.entries.get_mut(usize::try_from(place).ok()?).map(|(_, managed)| managed)
     }
 
-    /// Puts a connection in, in place of an earlier one of that token.
-    pub(super) fn insert(&mut self, token: Token, managed: Managed) {
-        self.remove(token);
-        let Ok(place) = u32::try_from(self.entries.len()) else { return };
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Puts a connection in; whether it takes the place of an earlier one of that token.
+    pub(super) fn insert(&mut self, token: Token, managed: Managed) -> bool {
+        let replaced = self.remove(token);
+        let Ok(place) = u32::try_from(self.entries.len()) else { return replaced };
         if self.entries.len() == self.entries.capacity() {
             // By a quarter: what lies idle counts too.
             self.entries.reserve_exact((self.entries.len() / 4).max(16));
         }
         self.entries.push((token, managed));
         self.places.insert(token, place);
+        replaced
     }
 
     /// Takes a connection out; whether there was one.
@@ -62,7 +71,7 @@ impl Table {
         self.entries.iter().map(|(token, managed)| (*token, managed))
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Managed> {
-        self.entries.iter_mut().map(|(_, managed)| managed)
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Token, &mut Managed)> {
+        self.entries.iter_mut().map(|(token, managed)| (*token, managed))
     }
 }
