@@ -378,11 +378,15 @@ impl Managed {
             }
             return;
         };
+        let loss = Loss::of_subflow(told, &flow, now);
+        let turned_away = matches!(loss, Loss::Refused | Loss::Full);
+        if flow.closing || !turned_away {
+            self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
+        }
         if flow.closing || flow.origin == Origin::Peer {
             return;
         }
-        let loss = Loss::of_subflow(told, &flow, now);
-        if loss == Loss::Refused {
+        if turned_away {
             self.took = Some(self.connection.subflows.iter().filter(|flow| !flow.closing).count());
         }
         let place = self.attempts.iter().position(|attempt| attempt.local == local && attempt.remote == remote);

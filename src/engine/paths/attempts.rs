@@ -41,6 +41,8 @@ pub(super) enum State {
     Up(Instant),
     Failed(Instant),
     Refused(Instant),
+    /// The peer took no more at that time; until then, unless another subflow goes before.
+    Full(Instant),
 }
 
 /// Why a path was lost, or could not be made.
@@ -52,6 +54,8 @@ pub(super) enum Loss {
     Early,
     /// The peer does not want it.
     Refused,
+    /// The peer has enough.
+    Full,
 }
 
 /// A subflow that was there for so long was sound.
@@ -79,8 +83,10 @@ impl Loss {
         let turned_away = told.error.is_none() && told.reset.is_none() && lived < TURNED_AWAY;
         if lived >= LIVED {
             Self::Lived
-        } else if is_refusal(told) || (turned_away && flow.origin == Origin::Local) {
+        } else if is_refusal(told) {
             Self::Refused
+        } else if turned_away && flow.origin == Origin::Local {
+            Self::Full
         } else {
             Self::Early
         }
@@ -150,6 +156,13 @@ impl Attempt {
         self.again = true;
     }
 
+    /// The peer may take it now that another subflow is gone, once it knows of that.
+    pub(super) fn room_was_made(&mut self, now: Instant) {
+        if matches!(self.state, State::Full(_)) {
+            self.state = State::Failed(now + SOON);
+        }
+    }
+
     /// Nothing is to be remembered of it now that it is up.
     pub(super) fn is_clean(&self) -> bool {
         self.failures == 0 && !self.was_lost
@@ -168,13 +181,10 @@ impl Attempt {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        if loss == Loss::Refused {
-            self.state = State::Refused(self.backoff.after_failure(
-                now,
-                policy.longest_retry,
-                policy.longest_retry,
-                self.seed(),
-            ));
+        if matches!(loss, Loss::Refused | Loss::Full) {
+            let longest = policy.longest_retry;
+            let time = self.backoff.after_failure(now, longest, longest, self.seed());
+            self.state = if loss == Loss::Full { State::Full(time) } else { State::Refused(time) };
         } else if std::mem::take(&mut self.again) {
             self.state = State::Failed(now + SECOND_TRY);
         } else {
@@ -187,7 +197,7 @@ impl Attempt {
         match self.state {
             State::Wanted | State::NoRoute | State::Up(_) => None,
             State::Pending(since) => Some(since + LONGEST_PENDING),
-            State::Failed(time) | State::Refused(time) => Some(time),
+            State::Failed(time) | State::Refused(time) | State::Full(time) => Some(time),
         }
     }
 
@@ -196,7 +206,9 @@ impl Attempt {
         match self.state {
             State::Wanted | State::NoRoute => true,
             State::Up(_) => true,
-            State::Pending(_) | State::Failed(_) | State::Refused(_) => self.due().is_none_or(|due| due <= now),
+            State::Pending(_) | State::Failed(_) | State::Refused(_) | State::Full(_) => {
+                self.due().is_none_or(|due| due <= now)
+            }
         }
     }
 
@@ -205,7 +217,9 @@ impl Attempt {
         match self.state {
             State::Wanted | State::NoRoute => true,
             State::Up(since) => since + LIVED <= now,
-            State::Pending(_) | State::Failed(_) | State::Refused(_) => self.due().is_none_or(|due| due <= now),
+            State::Pending(_) | State::Failed(_) | State::Refused(_) | State::Full(_) => {
+                self.due().is_none_or(|due| due <= now)
+            }
         }
     }
 
@@ -216,7 +230,7 @@ impl Attempt {
             State::NoRoute => AttemptState::NoRoute,
             State::Pending(since) => AttemptState::Pending(since),
             State::Failed(time) => AttemptState::Failed(time),
-            State::Refused(time) => AttemptState::Refused(time),
+            State::Refused(time) | State::Full(time) => AttemptState::Refused(time),
         };
         let Self { local, if_index, remote, failures, .. } = *self;
         plugin::Attempt { local, if_index, remote, state, failures }

@@ -258,7 +258,7 @@ impl Task<'_, '_> {
             return;
         }
         // The peer is asked again whether it takes more.
-        if before.is_some_and(|attempt| matches!(attempt.state, State::Refused(_))) {
+        if before.is_some_and(|attempt| matches!(attempt.state, State::Refused(_) | State::Full(_))) {
             self.managed.took = None;
         }
         let there = self.managed.sound() + self.managed.pending();
