@@ -2,6 +2,9 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 use super::net::{Namespace, Net};
@@ -58,6 +61,12 @@ impl Crowd {
         }
     }
 
+    /// Has the two ends of one of them send messages of that size to and fro.
+    pub(crate) fn converse(&mut self, size: usize) -> Dialogue {
+        let (near, far) = self.pairs.pop().expect("a connection");
+        Dialogue::begin(near, far, size)
+    }
+
     /// Closes all.
     pub(crate) fn leave(&mut self) {
         self.pairs.clear();
@@ -69,4 +78,57 @@ fn exchange(near: &mut TcpStream, far: &mut TcpStream) -> io::Result<()> {
     far.read_exact(&mut [0])?;
     far.write_all(b"!")?;
     near.read_exact(&mut [0])
+}
+
+/// Two ends that send messages to and fro, one at a time.
+pub(crate) struct Dialogue {
+    stop: Sender<()>,
+    near: JoinHandle<io::Result<Duration>>,
+    rounds: Receiver<()>,
+}
+
+impl Dialogue {
+    fn begin(near: TcpStream, far: TcpStream, size: usize) -> Self {
+        let ((stop, stopped), (round, rounds)) = (channel(), channel());
+        thread::spawn(move || echo(far, size));
+        let near = thread::spawn(move || {
+            let mut longest = Duration::ZERO;
+            while stopped.try_recv() == Err(TryRecvError::Empty) {
+                longest = longest.max(ask(&near, size)?);
+                let _ = round.send(());
+            }
+            Ok(longest)
+        });
+        Self { stop, near, rounds }
+    }
+
+    /// Waits until so many more messages have come back.
+    pub(crate) fn wait_for_rounds(&self, count: usize) {
+        while self.rounds.try_recv().is_ok() {}
+        for _ in 0..count {
+            self.rounds.recv_timeout(PATIENCE).expect("messages that go on");
+        }
+    }
+
+    /// Ends it; returns the longest time that one was on its way, or why it failed.
+    pub(crate) fn finish(self) -> io::Result<Duration> {
+        let _ = self.stop.send(());
+        self.near.join().expect("no panic")
+    }
+}
+
+fn ask(mut stream: &TcpStream, size: usize) -> io::Result<Duration> {
+    let begun = Instant::now();
+    let mut message = vec![0; size];
+    stream.write_all(&message)?;
+    stream.read_exact(&mut message)?;
+    Ok(begun.elapsed())
+}
+
+fn echo(mut stream: TcpStream, size: usize) -> io::Result<()> {
+    let mut message = vec![0; size];
+    loop {
+        stream.read_exact(&mut message)?;
+        stream.write_all(&message)?;
+    }
 }

@@ -359,6 +359,12 @@ impl Namespace {
         self.run("ss", &format!("-tKH {filter}"));
     }
 
+    /// The established subflow from an address, of the only connection here.
+    pub(crate) fn subflow_from(&self, local: IpAddr) -> Option<Subflow> {
+        let mut subflows = self.subflows().into_iter().filter(|subflow| subflow.established);
+        subflows.find(|subflow| subflow.local.ip().to_canonical() == local)
+    }
+
     /// Leaves it to a daemon which paths the connections made from now on have.
     pub(crate) fn choose_user_space_path_management(&self) {
         self.set_sysctl("net.mptcp.path_manager", "userspace");

@@ -10,6 +10,7 @@ mod addresses;
 mod changes;
 mod connections;
 mod foreign;
+mod healing;
 mod links;
 mod paths;
 mod reload;
