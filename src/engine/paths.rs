@@ -16,6 +16,7 @@ use self::attempts::{Attempt, Loss};
 use self::converge::Work;
 use super::ids::Ids;
 use super::outbox::Outbox;
+use super::retry::Pace;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
@@ -87,6 +88,8 @@ struct Managed {
     /// The peer closed what came beyond so many subflows.
     took: Option<usize>,
     wake: Option<Instant>,
+    /// Of subflows that are begun: a peer could otherwise have any number begun by announcing addresses.
+    pace: Pace,
     dirty: bool,
     /// It is under the kernel's own path manager, or stays on this host.
     left_alone: bool,
@@ -164,6 +167,7 @@ impl Paths {
             memo: Memo::default(),
             took: None,
             wake: None,
+            pace: Pace::default(),
             dirty: false,
             left_alone: stays_here(told),
         };

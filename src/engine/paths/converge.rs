@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use super::attempts::{Attempt, State};
 use super::{Asked, Host, Managed, Paths};
@@ -36,6 +37,8 @@ struct Task<'a, 'b> {
     ids: &'a mut Ids,
     /// A question about a route must wait for others.
     later: bool,
+    /// When a subflow may be begun that may not now.
+    paced: Option<Instant>,
 }
 
 impl Paths {
@@ -47,7 +50,7 @@ impl Paths {
             return;
         }
         let Self { asked, ways, ids, work, .. } = self;
-        let mut task = Task { token, managed, host, outbox, asked, ways, ids, later: false };
+        let mut task = Task { token, managed, host, outbox, asked, ways, ids, later: false, paced: None };
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
@@ -55,7 +58,8 @@ impl Paths {
         task.withdraw(&work.wanted);
         task.managed.forget_idle_attempts(&work.want.subflows, host);
         let (later, unrouted) = (task.later, task.managed.is_unrouted());
-        let due = task.managed.attempts.iter().filter_map(Attempt::due).chain(work.want.wake_at).min();
+        let waits = task.managed.attempts.iter().filter_map(Attempt::due);
+        let due = waits.chain(work.want.wake_at).chain(task.paced).min();
         if managed.wake != due {
             managed.wake = due;
             self.timers.extend(due.map(|due| std::cmp::Reverse((due, token))));
@@ -271,7 +275,13 @@ impl Task<'_, '_> {
         let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
         let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
         match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {
-            Known::Yes => self.create(&mut attempt, want, remotes),
+            Known::Yes => {
+                if let Err(time) = self.managed.pace.take(now) {
+                    self.paced = Some(time);
+                    return;
+                }
+                self.create(&mut attempt, want, remotes);
+            }
             Known::No => attempt.state = State::NoRoute,
             Known::Asked => {}
             Known::Later => self.later = true,
