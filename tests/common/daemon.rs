@@ -181,11 +181,12 @@ impl Daemon {
         Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
-    /// The memory that nobody shares with it, in KiB.
+    /// The memory that is its own, in KiB. Not that of files: whether a page of the program is private
+    /// depends on who else runs it.
     pub(crate) fn private_memory(&self) -> u64 {
         let rollup = proc_file(self.pid(), "smaps_rollup");
-        let private = rollup.lines().filter(|line| line.starts_with("Private_"));
-        private.map(|line| line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).unwrap_or(0)).sum()
+        let row = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+        row.and_then(|row| row.split_whitespace().next()?.parse().ok()).expect("a number")
     }
 
     /// What it has logged above debug since it was ready.

@@ -270,6 +270,12 @@ impl Router {
         self.namespace.ip(&format!("addr add {SERVICE_V4}/32 dev lo"));
     }
 
+    /// Passes everything on again.
+    pub(crate) fn restore(&self, link: u8) {
+        let _ = self.namespace.try_run("ip", &format!("addr del {SERVICE_V4}/32 dev lo"));
+        self.forward_through(link);
+    }
+
     /// IPv4 packets that have arrived.
     pub(crate) fn packets_received(&self) -> u64 {
         self.namespace.packets_received()

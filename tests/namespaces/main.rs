@@ -11,6 +11,8 @@ mod changes;
 mod connections;
 mod foreign;
 mod healing;
+mod hostile;
+
 mod links;
 mod paths;
 mod reload;
