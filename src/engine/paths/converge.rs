@@ -44,6 +44,8 @@ struct Task<'a, 'b> {
     crowded: bool,
     /// A path was found to have no route: another may be wanted in its place.
     news: bool,
+    /// When a subflow may be begun that may not now.
+    paced: Option<Instant>,
     /// Something was asked of the kernel.
     sent: bool,
 }
@@ -57,8 +59,19 @@ impl Paths {
             return;
         }
         let Self { asked, ways, ids, work, .. } = self;
-        let mut task =
-            Task { token, managed, host, outbox, asked, ways, ids, crowded: false, news: false, sent: false };
+        let mut task = Task {
+            token,
+            managed,
+            host,
+            outbox,
+            asked,
+            ways,
+            ids,
+            crowded: false,
+            news: false,
+            paced: None,
+            sent: false,
+        };
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
@@ -66,6 +79,7 @@ impl Paths {
         let closing = task.withdraw(&work.wanted, work.want.only_these);
         task.managed.forget_stale_attempts(&work.want.subflows, host);
         let (crowded, news, sent) = (task.crowded, task.news, task.sent);
+        let paced = task.paced;
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
             self.crowded.push_back(token);
         }
@@ -75,7 +89,7 @@ impl Paths {
             self.unrouted.remove(&token);
         }
         self.calm = if sent || managed.is_needy() { 0 } else { self.calm.saturating_add(1) };
-        let wake = managed.next_look(work.want.wake_at.into_iter().chain(closing), host.now);
+        let wake = managed.next_look(work.want.wake_at.into_iter().chain(closing).chain(paced), host.now);
         if managed.wake != wake {
             managed.wake = wake;
             self.timers.extend(wake.map(|wake| Reverse((wake, token))));
@@ -307,7 +321,13 @@ impl Task<'_, '_> {
         let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
         let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
         match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {
-            Known::Yes => self.create(&mut attempt, want, remotes),
+            Known::Yes => match self.managed.pace.take(now) {
+                Ok(()) => self.create(&mut attempt, want, remotes),
+                Err(time) => {
+                    self.paced = Some(time);
+                    return;
+                }
+            },
             Known::No => {
                 self.news |= attempt.state != State::NoRoute;
                 attempt.state = State::NoRoute;

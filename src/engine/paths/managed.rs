@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::PathPolicy;
 use super::attempts::{Attempt, Loss};
 use crate::connections::{Connection, plain};
-use crate::engine::retry::Backoff;
+use crate::engine::retry::{Backoff, Pace};
 use crate::event;
 use crate::plugin::{Memo, Origin};
 use crate::types::{IfIndex, Token};
@@ -20,6 +20,8 @@ pub(super) struct Managed {
     pub(super) took: Option<Took>,
     pub(super) announcing: Announcing,
     pub(super) wake: Option<Instant>,
+    /// Of subflows that are begun: a peer could otherwise have any number begun by announcing addresses.
+    pub(super) pace: Pace,
     /// It waits to be looked at.
     pub(super) dirty: bool,
     /// It waits for room for a question about a route.
@@ -71,6 +73,7 @@ impl Managed {
             took: None,
             announcing: Announcing::default(),
             wake: None,
+            pace: Pace::default(),
             dirty: false,
             crowded: false,
             swept: false,
@@ -106,15 +109,19 @@ impl Managed {
         let Some(flow) = self.connection.take_subflow(told.local, told.remote) else {
             return self.join_failed(told, policy, now);
         };
+        let loss = Loss::of_subflow(told, &flow, now);
+        let turned_away = matches!(loss, Loss::Refused | Loss::Full);
+        if flow.closing || !turned_away {
+            self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
+        }
         if flow.closing || flow.origin == Origin::Peer {
             return;
         }
-        let loss = Loss::of_subflow(told, &flow, now);
         let (since, subflows) = (self.connection.since, self.connection.subflows.iter());
         let left = subflows.filter(|flow| !flow.closing).count();
         let Some(attempt) = self.attempt_for(told.token, local, remote, now) else { return };
         attempt.lost(loss, since, policy, now);
-        if loss == Loss::Refused {
+        if turned_away {
             self.took = attempt.due().map(|until| Took { subflows: left, until });
         }
     }
