@@ -4,6 +4,7 @@
 mod kernel;
 mod notify;
 mod replace;
+mod select;
 mod sockets;
 mod store;
 mod take;
@@ -29,7 +30,11 @@ use self::watch::Watch;
 use crate::command::{PmCommand, Request};
 use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};
 use crate::exit::Fatal;
+use crate::plugin::Manages;
+use crate::selection::Selection;
+use crate::state_file::SavedState;
 use crate::sys::{self, Received};
+use crate::types::Sysctl;
 use crate::wire::{Encoder, Messages, Refusal, mptcp, route};
 
 /// Datagrams of one socket handled before the others get their turn.
@@ -53,6 +58,9 @@ pub(crate) struct Setup {
     pub(crate) policy: Policy,
     /// `on-stop = "remove"`.
     pub(crate) remove_on_stop: bool,
+    /// What the chosen path manager manages.
+    pub(crate) manages: Manages,
+    pub(crate) sysctl: Sysctl,
     pub(crate) log: Logger,
 }
 
@@ -75,6 +83,9 @@ struct Daemon {
     notifier: Notifier,
     log: Logger,
     remove_on_stop: bool,
+    manages: Manages,
+    sysctl: Sysctl,
+    selection: Selection,
     reload: Reload,
     /// Sockets that may have more to read.
     readable: Readable,
@@ -119,12 +130,12 @@ impl Readable {
 
 impl Daemon {
     fn new(sockets: Sockets, setup: Setup, reload: Reload) -> Result<Self, Fatal> {
-        kernel::check_path_manager(&setup.log);
         let mut store = Store::find(&setup.log);
         let saved = store.load();
         let now = Instant::now();
         let mut daemon = Self {
             poll: Poll::new().map_err(failed("make an epoll instance"))?,
+            selection: Selection::new(saved.selected.clone()),
             clock: sys::ClockChange::new().map_err(failed("watch the clock"))?,
             signals: Signals::new([SIGHUP, SIGINT, SIGTERM, SIGCONT]).map_err(failed("catch signals"))?,
             engine: Engine::new(setup.policy, saved, now),
@@ -133,6 +144,8 @@ impl Daemon {
             notifier: Notifier::new(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
+            manages: setup.manages,
+            sysctl: setup.sysctl,
             reload,
             readable: Readable::default(),
             watch: Watch::Off,
@@ -148,6 +161,9 @@ impl Daemon {
         };
         daemon.register().map_err(failed("watch sockets"))?;
         daemon.listen_as_needed()?;
+        // Last, when nothing can fail any more, and after events were joined: without a subscriber the
+        // kernel refuses to new connections what user space is to manage.
+        daemon.select_path_manager();
         Ok(daemon)
     }
 
@@ -272,7 +288,8 @@ impl Daemon {
     fn save(&mut self) {
         self.turns_unsaved = 0;
         if let Some(state) = self.engine.take_saved_state(Instant::now()) {
-            self.store.save(&state);
+            let selected = self.selection.original().cloned();
+            self.store.save(&SavedState { selected, ..state });
         }
     }
 
@@ -430,6 +447,9 @@ impl Daemon {
         self.notifier.tell(&[NotifyState::Stopping]);
         let remove = self.remove_on_stop;
         info!(self.log, "stopping"; "endpoints" => if remove { "removed" } else { "kept" });
+        if remove {
+            self.put_path_manager_back();
+        }
         self.engine.handle(Input::Stop { remove }, now);
     }
 
@@ -445,6 +465,8 @@ impl Daemon {
                 self.log = setup.log;
                 self.store.log_to(&self.log);
                 self.remove_on_stop = setup.remove_on_stop;
+                (self.manages, self.sysctl) = (setup.manages, setup.sysctl);
+                self.select_path_manager();
                 self.engine.handle(Input::Configure(setup.policy), now);
                 match self.listen_as_needed() {
                     Ok(()) => info!(self.log, "configuration read again"),

@@ -23,6 +23,7 @@ pub mod plugin;
 #[cfg(test)]
 mod random;
 mod rules;
+mod selection;
 pub mod settings;
 mod state_file;
 mod sys;
