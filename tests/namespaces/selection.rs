@@ -16,8 +16,9 @@ fn selected(namespace: &Namespace) -> String {
     namespace.sysctl(SYSCTL)
 }
 
-/// What the daemon has said of the sysctl, time and fields left out.
+/// What the daemon has said of the sysctl until it was ready, time left out.
 fn said(daemon: &mut Daemon) -> Vec<String> {
+    daemon.wait_line(0, &["ready"]);
     let said = daemon.said().iter();
     said.filter_map(|line| Some(line.get(line.find(SYSCTL)?..)?.to_owned())).collect()
 }
@@ -139,14 +140,48 @@ fn another_kind_of_path_manager_after_a_reload_selects_what_it_needs() {
         let mut daemon = here.start(&[]);
         for (name, wanted) in [("sspi", "userspace"), ("addr_adv", "kernel"), ("sspi", "userspace")] {
             here.configure(&format!("[core]\npath-manager = \"{name}\"\non-stop = \"remove\"\n"));
+            let from = daemon.said().len();
             daemon.signal(Signal::HUP);
-            daemon.eventually(wanted, || selected(&net.client) == wanted);
+            daemon.wait_line(from, &[SYSCTL, &format!("is now {wanted:?}")]);
+            assert_eq!(selected(&net.client), wanted);
         }
-        assert_eq!(said(&mut daemon).len(), 3);
         daemon.kill_dash_9();
         let mut daemon = here.start(&["--path-manager=addr_adv"]);
         assert_eq!(selected(&net.client), "kernel", "what the daemon selected is in nobody's way");
         assert_eq!(said(&mut daemon).len(), 1);
+    });
+}
+
+#[test]
+fn a_kernel_that_knows_path_managers_by_number_only_is_told_the_number() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        let here = installed(&net.client);
+        // As Linux 5.19 to 6.14 have it: what reads as nothing is not there.
+        net.client.run("mount", "--bind /dev/null /proc/sys/net/mptcp/path_manager");
+        let number = || net.client.sysctl("net.mptcp.pm_type");
+        let mut daemon = here.start(&[CONNECTIONS]);
+        daemon.wait_line(0, &["net.mptcp.pm_type is now \"1\" (was \"0\")"]);
+        assert_eq!(number(), "1");
+        daemon.kill_dash_9();
+        start_and_stop(&here, &[CONNECTIONS, REMOVE]);
+        assert_eq!(number(), "0");
+        net.client.run("mount", "--bind /dev/null /proc/sys/net/mptcp/pm_type");
+        let mut daemon = here.start(&[CONNECTIONS, REMOVE]);
+        daemon.wait_line(0, &["WARN", "Linux 5.19"]);
+        daemon.stop();
+    });
+}
+
+#[test]
+fn where_sysctls_are_hidden_that_is_a_notice_and_the_daemon_runs() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        net.client.run("mount", "-t tmpfs tmpfs /proc/sys/net/mptcp");
+        let mut daemon = installed(&net.client).start(&[CONNECTIONS, REMOVE]);
+        daemon.wait_line(0, &["INFO", "net.mptcp.path_manager has to be \"userspace\""]);
+        assert_eq!(said(&mut daemon).len(), 1);
+        daemon.stop();
     });
 }
 
