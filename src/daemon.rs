@@ -1,6 +1,7 @@
 //! The loop: sockets that became readable are drained and decoded into inputs of the engine, and what
 //! the engine puts out is encoded and sent. The only module that sees both bytes and the engine.
 
+mod ask;
 mod kernel;
 mod notify;
 mod replace;
@@ -21,6 +22,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Drain, Logger, debug, error, info, warn};
 
+use self::ask::Asked;
 use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
@@ -34,8 +36,8 @@ use crate::plugin::Manages;
 use crate::selection::Selection;
 use crate::state_file::SavedState;
 use crate::sys::{self, Received};
-use crate::types::Sysctl;
-use crate::wire::{Encoder, Messages, Refusal, mptcp, route};
+use crate::types::{Errno, Sysctl};
+use crate::wire::{Encoder, Messages, Refusal, diag, mptcp, route};
 
 /// Datagrams of one socket handled before the others get their turn.
 const BUDGET: u32 = 256;
@@ -92,6 +94,7 @@ struct Daemon {
     watch: Watch,
     /// Requests whose answer comes on that socket and has not ended yet.
     unanswered: u32,
+    asked: Asked,
     /// See [`Taker`].
     interrupted: Option<Ticket>,
     listens_to_routing: bool,
@@ -108,6 +111,7 @@ struct Readable {
     network: bool,
     events: bool,
     answers: bool,
+    questions: bool,
     signals: bool,
     instance: bool,
 }
@@ -124,7 +128,7 @@ enum Sent {
 
 impl Readable {
     fn any(self) -> bool {
-        self.network || self.events || self.answers || self.signals || self.instance
+        self.network || self.events || self.answers || self.questions || self.signals || self.instance
     }
 }
 
@@ -150,6 +154,7 @@ impl Daemon {
             readable: Readable::default(),
             watch: Watch::Off,
             unanswered: 0,
+            asked: Asked::default(),
             interrupted: None,
             listens_to_routing: false,
             suspended: sys::suspended(),
@@ -271,6 +276,9 @@ impl Daemon {
             if self.readable.answers {
                 self.readable.answers = self.take_answers(now)?;
             }
+            if self.readable.questions {
+                self.readable.questions = self.take_questions(now)?;
+            }
             self.engine.advance(now, removals);
             match self.put_out(now) {
                 Sent::Nothing => break,
@@ -339,6 +347,13 @@ impl Daemon {
                 mptcp::encode_path_command(encoder, self.sockets.family, sequence, command);
                 &self.sockets.answers
             }
+            Request::Sockets(request) => {
+                diag::encode_request(encoder, sequence, request);
+                match self.sockets.questions() {
+                    Ok(socket) => socket,
+                    Err(errno) => return self.refuse(ticket, errno, now),
+                }
+            }
         };
         match socket.send(self.encoder.bytes()) {
             // The kernel has answered while it was sent: there is something to read.
@@ -346,12 +361,21 @@ impl Daemon {
                 self.readable.answers = true;
                 self.unanswered += 1;
             }
-            Ok(()) => self.readable.network = true,
-            Err(errno) => {
-                let refusal = Refusal { errno, text: "", missing: None };
-                self.engine.handle(Input::End(ticket, Err(Failure::Refused(refusal))), now);
-            }
+            Ok(()) => match request {
+                Request::Sockets(request) => {
+                    self.asked.push(ticket, *request);
+                    self.readable.questions = true;
+                }
+                _ => self.readable.network = true,
+            },
+            Err(errno) => self.refuse(ticket, errno, now),
         }
+    }
+
+    /// The request did not even reach the kernel.
+    fn refuse(&mut self, ticket: Ticket, errno: Errno, now: Instant) {
+        let refusal = Refusal { errno, text: "", missing: None };
+        self.engine.handle(Input::End(ticket, Err(Failure::Refused(refusal))), now);
     }
 
     /// Says whether there is more to read.

@@ -27,6 +27,7 @@ use self::paths::{Host, Paths};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
 use crate::command::{PmCommand, Request, RouteQuestion};
+use crate::diag::Socket;
 use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
@@ -72,6 +73,7 @@ pub(crate) enum Answer {
     Endpoint(Endpoint),
     Limits(Limits),
     Route(RouteAnswer),
+    Socket(Socket),
 }
 
 /// Why a request failed.
@@ -351,6 +353,7 @@ impl Engine {
                 }
             }
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
+            Answer::Socket(_) => {}
             Answer::Route(route) => {
                 let way = match (route.unicast, route.through) {
                     (true, true) => Way::Through,

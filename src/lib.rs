@@ -12,6 +12,7 @@ pub mod command;
 mod config;
 mod connections;
 mod daemon;
+pub mod diag;
 mod engine;
 pub mod event;
 mod exit;
