@@ -136,9 +136,8 @@ fn set_up(loaded: Loaded) -> Result<Setup, config::ConfigError> {
     for notice in notices {
         info!(log, "{}", notice);
     }
-    let Config { addr_flags, notify_flags, debug, on_stop, sysctl, path_manager, .. } = config;
+    let Config { addr_flags, notify_flags, debug, on_stop, sysctl, .. } = config;
     let rules = Rules { notify: notify_flags, flags: addr_flags };
     let policy = Policy { rules, managers, connections, paths: PathPolicy::default(), debug };
-    let remove_on_stop = on_stop == OnStop::Remove;
-    Ok(Setup { policy, remove_on_stop, manages: path_manager.manages, sysctl, log })
+    Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, sysctl, log })
 }

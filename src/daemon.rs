@@ -32,7 +32,6 @@ use self::watch::Watch;
 use crate::command::{PmCommand, Request};
 use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};
 use crate::exit::Fatal;
-use crate::plugin::Manages;
 use crate::selection::Selection;
 use crate::state_file::SavedState;
 use crate::sys::{self, Received};
@@ -60,8 +59,6 @@ pub(crate) struct Setup {
     pub(crate) policy: Policy,
     /// `on-stop = "remove"`.
     pub(crate) remove_on_stop: bool,
-    /// What the chosen path manager manages.
-    pub(crate) manages: Manages,
     pub(crate) sysctl: Sysctl,
     pub(crate) log: Logger,
 }
@@ -85,7 +82,6 @@ struct Daemon {
     notifier: Notifier,
     log: Logger,
     remove_on_stop: bool,
-    manages: Manages,
     sysctl: Sysctl,
     selection: Selection,
     reload: Reload,
@@ -148,7 +144,6 @@ impl Daemon {
             notifier: Notifier::new(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
-            manages: setup.manages,
             sysctl: setup.sysctl,
             reload,
             readable: Readable::default(),
@@ -489,9 +484,9 @@ impl Daemon {
                 self.log = setup.log;
                 self.store.log_to(&self.log);
                 self.remove_on_stop = setup.remove_on_stop;
-                (self.manages, self.sysctl) = (setup.manages, setup.sysctl);
-                self.select_path_manager();
+                self.sysctl = setup.sysctl;
                 self.engine.handle(Input::Configure(setup.policy), now);
+                self.select_path_manager();
                 match self.listen_as_needed() {
                     Ok(()) => info!(self.log, "configuration read again"),
                     Err(fatal) => error!(self.log, "{}", fatal),

@@ -49,7 +49,7 @@ impl Daemon {
             Ok(is) => is,
             Err(why) => return self.tell_unreadable(&why),
         };
-        match self.selection.settle(&is, self.manages, self.sysctl) {
+        match self.selection.settle(&is, self.manages(), self.sysctl) {
             Step::Nothing => {}
             Step::Warn => self.tell_wrong(&is),
             Step::Set(wanted) => {
@@ -80,6 +80,10 @@ impl Daemon {
         }
     }
 
+    fn manages(&self) -> Manages {
+        if self.engine.manages_connections() { Manages::Connections } else { Manages::Endpoints }
+    }
+
     fn write_selected(&self, was: &Selected, wanted: &Selected) -> bool {
         let Selected { selector, value } = wanted;
         match write(wanted) {
@@ -107,11 +111,11 @@ impl Daemon {
     }
 
     fn tell_wrong(&self, is: &Selected) {
-        let (selector, needed) = (is.selector, is.selector.needed(self.manages));
+        let (selector, needed) = (is.selector, is.selector.needed(self.manages()));
         if is.value == needed {
             return;
         }
-        let without_effect = match self.manages {
+        let without_effect = match self.manages() {
             Manages::Endpoints => "endpoints have no effect on connections made under it",
             Manages::Connections => "connections made under it are not managed",
         };
@@ -127,7 +131,7 @@ impl Daemon {
     }
 
     fn tell_unreadable(&self, why: &Unreadable) {
-        match (why, self.manages) {
+        match (why, self.manages()) {
             (_, Manages::Endpoints) => {}
             (Unreadable::Hidden, Manages::Connections) => info!(
                 self.log,
