@@ -3,6 +3,7 @@
 
 mod ask;
 mod kernel;
+mod listeners;
 mod notify;
 mod replace;
 mod select;
@@ -23,6 +24,7 @@ use signal_hook_mio::v1_0::Signals;
 use slog::{Drain, Logger, debug, error, info, warn};
 
 use self::ask::Asked;
+use self::listeners::Listeners;
 use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
@@ -88,6 +90,7 @@ struct Daemon {
     /// Sockets that may have more to read.
     readable: Readable,
     watch: Watch,
+    listeners: Listeners,
     /// Requests whose answer comes on that socket and has not ended yet.
     unanswered: u32,
     asked: Asked,
@@ -148,6 +151,7 @@ impl Daemon {
             reload,
             readable: Readable::default(),
             watch: Watch::Off,
+            listeners: Listeners::default(),
             unanswered: 0,
             asked: Asked::default(),
             interrupted: None,
@@ -186,6 +190,9 @@ impl Daemon {
         let needed = self.engine.manages_connections() || self.log.is_debug_enabled();
         let unread = self.watch.set(needed, &self.sockets.events, self.poll.registry());
         self.readable.events |= unread.map_err(failed("watch mptcp_pm_events"))?;
+        if self.engine.manages_connections() {
+            self.tell_timestamps(Instant::now());
+        }
         self.listen_to_routing()
     }
 
@@ -232,8 +239,7 @@ impl Daemon {
                     INSTANCE => self.readable.instance = true,
                     // The turn that follows asks whether the machine slept.
                     CLOCK => self.clock.wait_again(),
-                    // Nothing else is registered.
-                    Token(_) => {}
+                    listener => self.listeners.notice(listener, Instant::now()),
                 }
             }
         }
@@ -248,7 +254,8 @@ impl Daemon {
         let due = self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let retry = self.notifier.is_waiting().then_some(notify::TRY_AGAIN);
         let rest = self.watch.due().map(|time| time.saturating_duration_since(Instant::now()));
-        [due, retry, rest].into_iter().flatten().min()
+        let connections = self.listeners.due().map(|time| time.saturating_duration_since(Instant::now()));
+        [due, retry, rest, connections].into_iter().flatten().min()
     }
 
     /// Takes what there is to read, lets the engine decide, and sends what it decided.
@@ -266,6 +273,7 @@ impl Daemon {
         if self.readable.instance {
             self.turn_away();
         }
+        self.listeners.turn_away(now);
         let mut removals = true;
         for _ in 0..ROUNDS {
             if self.readable.answers {
@@ -306,6 +314,8 @@ impl Daemon {
                     let removal = matches!(request, Request::Pm(PmCommand::RemoveEndpoint(_)));
                     sent = if removal { Sent::Removal } else { Sent::Requests };
                 }
+                Output::Listen(wanted) => self.listen(wanted, now),
+                Output::Unlisten(wanted) => self.unlisten(wanted),
                 Output::Log(note) => self.tell(&note),
                 Output::Ready => {
                     info!(self.log, "ready");

@@ -4,6 +4,7 @@
 //! What is to be done about one connection is decided in `converge`; how a path that fails is tried
 //! again, in `attempts`.
 
+mod announce;
 mod attempts;
 mod converge;
 mod table;
@@ -17,6 +18,7 @@ use self::attempts::{Attempt, Loss};
 use self::converge::Work;
 use self::table::Table;
 use super::ids::Ids;
+use super::listeners::Listeners;
 use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
@@ -82,6 +84,8 @@ pub(super) struct Paths {
     ids: Ids,
     work: Work,
     view_changed: bool,
+    /// Connections that are gone and needed listeners of the daemon's.
+    unannounced: Vec<Token>,
     /// Connections looked at since one needed anything.
     calm: u32,
 }
@@ -104,6 +108,8 @@ struct Managed {
     route_returned: bool,
     /// It is under the kernel's own path manager, or stays on this host.
     left_alone: bool,
+    /// It needs a listener of the daemon's.
+    listens: bool,
 }
 
 /// What a command was for.
@@ -140,6 +146,7 @@ impl Paths {
             ids: Ids::default(),
             work: Work::default(),
             view_changed: true,
+            unannounced: Vec::new(),
             calm: 0,
         }
     }
@@ -186,6 +193,7 @@ impl Paths {
             unrouted: false,
             route_returned: false,
             left_alone: stays_here(told),
+            listens: false,
         };
         self.live.insert(told.token, managed);
     }
@@ -206,6 +214,9 @@ impl Paths {
 
     /// The connection is gone.
     fn forget(&mut self, token: Token, now: Instant) {
+        if self.live.get_mut(token).is_some_and(|managed| managed.listens) {
+            self.unannounced.push(token);
+        }
         if self.live.remove(token) {
             self.closed.bury(token, now);
         }
@@ -240,6 +251,16 @@ impl Paths {
                 std::mem::replace(&mut managed.unrouted, false)
             });
         }
+    }
+
+    /// Others listen than did.
+    pub(super) fn listeners_changed(&mut self) {
+        self.view_changed = true;
+    }
+
+    /// Connections that are gone and needed listeners of the daemon's, each once.
+    pub(super) fn take_unannounced(&mut self) -> Vec<Token> {
+        std::mem::take(&mut self.unannounced)
     }
 
     /// Path manager or policy are others now.
@@ -279,7 +300,7 @@ impl Paths {
     }
 
     /// Looks at some of the connections that are to be looked at.
-    pub(super) fn advance(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
+    pub(super) fn advance(&mut self, host: &Host<'_>, listeners: &mut Listeners, outbox: &mut Outbox) {
         self.expire(host.now);
         if std::mem::take(&mut self.view_changed) {
             self.calm = 0;
@@ -288,10 +309,10 @@ impl Paths {
         for _ in 0..SLICE {
             // What happened to a connection comes before what may concern it.
             if let Some(token) = self.dirty.pop_front() {
-                self.converge(token, host, outbox);
+                self.converge(token, host, listeners, outbox);
             } else if let Some(token) = self.sweep.pop() {
                 self.forgive(token);
-                self.converge(token, host, outbox);
+                self.converge(token, host, listeners, outbox);
             } else {
                 self.returned.clear();
                 return;

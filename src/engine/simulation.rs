@@ -258,6 +258,7 @@ impl Host {
                         sent = true;
                     }
                     Output::Ready => self.ready = true,
+                    Output::Listen(at) | Output::Unlisten(at) => panic!("no connection is managed: {at}"),
                     Output::Log(_) | Output::Done => {}
                 }
             }

@@ -105,6 +105,7 @@ impl Bench {
                 Output::Send(ticket, request) => requests.push((ticket, request)),
                 Output::Log(note) => self.logged.push(note),
                 Output::Ready => self.ready = true,
+                Output::Listen(at) | Output::Unlisten(at) => panic!("no connection is managed: {at}"),
                 Output::Done => self.done = true,
             }
         }
