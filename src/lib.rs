@@ -12,6 +12,7 @@ pub mod command;
 mod config;
 mod connections;
 mod daemon;
+pub mod diag;
 mod engine;
 pub mod event;
 mod exit;
@@ -23,6 +24,7 @@ pub mod plugin;
 #[cfg(test)]
 mod random;
 mod rules;
+mod selection;
 pub mod settings;
 mod state_file;
 mod sys;

@@ -4,6 +4,7 @@
 //! What is to be done about one connection is decided in `converge`, what its events mean in `managed`;
 //! how a path that fails is tried again, in `attempts`.
 
+mod announce;
 mod attempts;
 mod converge;
 mod managed;
@@ -18,6 +19,7 @@ use self::converge::Work;
 use self::managed::{Asked, Managed};
 use self::table::Table;
 use super::ids::Ids;
+use super::listeners::Listeners;
 use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
@@ -83,6 +85,8 @@ pub(super) struct Paths {
     ids: Ids,
     work: Work,
     view_changed: bool,
+    /// Connections that are gone and needed listeners of the daemon's.
+    unannounced: Vec<Token>,
     /// Connections looked at since one needed anything.
     calm: u32,
 }
@@ -112,6 +116,7 @@ impl Paths {
             ids: Ids::default(),
             work: Work::default(),
             view_changed: true,
+            unannounced: Vec::new(),
             calm: 0,
         }
     }
@@ -147,6 +152,7 @@ impl Paths {
     }
 
     fn created(&mut self, told: &event::Connection, now: Instant) {
+        self.forget_listeners(told.token);
         let managed = Managed::new(told, stays_here(told), now);
         if self.live.insert(told.token, managed) {
             // The token is another connection's now: what is said of the former does not matter any more.
@@ -170,10 +176,18 @@ impl Paths {
 
     /// The connection is gone.
     fn forget(&mut self, token: Token, now: Instant) {
+        self.forget_listeners(token);
         if self.live.remove(token) {
             self.closed.bury(token, now);
             self.asked.retain(|(_, asked, _)| *asked != token);
             self.unrouted.remove(&token);
+        }
+    }
+
+    /// The connection is about to be gone, and with it what it needed listeners for.
+    fn forget_listeners(&mut self, token: Token) {
+        if self.live.get_mut(token).is_some_and(|managed| managed.listens) {
+            self.unannounced.push(token);
         }
     }
 
@@ -201,6 +215,16 @@ impl Paths {
     pub(super) fn routing_changed(&mut self, change: RoutingChange) {
         self.ways.changed(change);
         self.rerouted |= !self.unrouted.is_empty();
+    }
+
+    /// Others listen than did.
+    pub(super) fn listeners_changed(&mut self) {
+        self.view_changed = true;
+    }
+
+    /// Connections that are gone and needed listeners of the daemon's, each once.
+    pub(super) fn take_unannounced(&mut self) -> Vec<Token> {
+        std::mem::take(&mut self.unannounced)
     }
 
     /// Path manager or policy are others now.
@@ -241,7 +265,7 @@ impl Paths {
     }
 
     /// Looks at some of the connections that are to be looked at.
-    pub(super) fn advance(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
+    pub(super) fn advance(&mut self, host: &Host<'_>, listeners: &mut Listeners, outbox: &mut Outbox) {
         self.expire(host.now);
         if std::mem::take(&mut self.view_changed) {
             self.calm = 0;
@@ -254,7 +278,7 @@ impl Paths {
         }
         for _ in 0..SLICE {
             let Some(token) = self.next() else { break };
-            self.converge(token, host, outbox);
+            self.converge(token, host, listeners, outbox);
         }
         self.tidy_timers();
     }

@@ -18,6 +18,7 @@ mod paths;
 mod reload;
 mod restart;
 mod routes;
+mod selection;
 mod start;
 
 // Some of it only the demo uses.

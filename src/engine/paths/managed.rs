@@ -32,6 +32,8 @@ pub(super) struct Managed {
     lists: u8,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
+    /// It needs a listener of the daemon's.
+    pub(super) listens: bool,
 }
 
 /// The peer closed what came beyond so many subflows, and is to be asked again at that time.
@@ -79,6 +81,7 @@ impl Managed {
             swept: false,
             lists: MOST_LISTS,
             left_alone,
+            listens: false,
         }
     }
 
