@@ -195,9 +195,14 @@ impl Task<'_, '_> {
     /// trust it when the link is back: by then, its timers are far apart.
     fn notice_dead_links(&mut self) {
         let (server, view) = (self.managed.connection.server_side, self.host.view);
+        let mut died = false;
         for flow in &mut self.managed.connection.subflows {
             let dead = place_of(view, flow).is_none_or(|place| place.unusable.is_some_and(is_dead));
+            died |= dead && !flow.suspect;
             flow.suspect = dead || (flow.suspect && !server);
+        }
+        if died {
+            self.managed.room_was_made(self.host.now);
         }
     }
 

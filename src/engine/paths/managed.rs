@@ -115,7 +115,7 @@ impl Managed {
         let loss = Loss::of_subflow(told, &flow, now);
         let turned_away = matches!(loss, Loss::Refused | Loss::Full);
         if flow.closing || !turned_away {
-            self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
+            self.room_was_made(now);
         }
         if flow.closing || flow.origin == Origin::Peer {
             return;
@@ -124,7 +124,7 @@ impl Managed {
         let left = subflows.filter(|flow| !flow.closing).count();
         let Some(attempt) = self.attempt_for(told.token, local, remote, now) else { return };
         attempt.lost(loss, since, policy, now);
-        if turned_away {
+        if turned_away && attempt.is_refused() {
             self.took = attempt.due().map(|until| Took { subflows: left, until });
         }
     }
@@ -219,6 +219,11 @@ impl Managed {
             let came_back = |attempt: &&mut Attempt| returned.contains(&attempt.local);
             self.attempts.iter_mut().filter(came_back).for_each(Attempt::forgive);
         }
+    }
+
+    /// A subflow is dead: another may take its place with the peer.
+    pub(super) fn room_was_made(&mut self, now: Instant) {
+        self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
     }
 
     /// There may be a route now for what had none; whether anything had none.
