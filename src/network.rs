@@ -22,6 +22,9 @@ pub(crate) struct Link {
     /// `None` while only addresses of it are known.
     pub(crate) flags: Option<LinkFlags>,
     pub(crate) name: Box<str>,
+    pub(crate) alternative_names: Box<[Box<str>]>,
+    /// What made it; empty for a device of the hardware's own.
+    pub(crate) kind: Box<str>,
     master: Option<IfIndex>,
     /// In the order in which the kernel named them.
     pub(crate) addresses: Vec<Address>,
@@ -71,16 +74,10 @@ impl Network {
     pub(crate) fn apply_link(&mut self, told: &event::Link<'_>) -> Change {
         let link = self.links.entry(told.index).or_default();
         link.seen = self.dump;
-        let renamed = told.name.filter(|name| *name != link.name.as_bytes());
-        let mut changed = link.flags != Some(told.flags) || link.master != told.master;
-        if let Some(name) = renamed {
-            let name = String::from_utf8_lossy(name).into_owned().into_boxed_str();
-            changed |= name != link.name;
-            link.name = name;
-        }
+        let changed = link.flags != Some(told.flags) || link.master != told.master;
         link.flags = Some(told.flags);
         link.master = told.master;
-        Change::from(changed)
+        Change::from(link.call(told) || changed)
     }
 
     pub(crate) fn remove_link(&mut self, index: IfIndex) -> Change {
@@ -150,6 +147,22 @@ fn same(a: &event::Address, b: &event::Address) -> bool {
 }
 
 impl Link {
+    /// Takes its names and kind, and says whether they are others than before.
+    fn call(&mut self, told: &event::Link<'_>) -> bool {
+        let same = told.name.is_none_or(|name| same_text(name, &self.name))
+            && same_text(told.kind.unwrap_or_default(), &self.kind)
+            && told.alternative_names.count() == self.alternative_names.len()
+            && told.alternative_names.zip(&self.alternative_names).all(|(name, known)| same_text(name, known));
+        if !same {
+            if let Some(name) = told.name {
+                self.name = text(name);
+            }
+            self.kind = text(told.kind.unwrap_or_default());
+            self.alternative_names = told.alternative_names.map(text).collect();
+        }
+        !same
+    }
+
     /// Whether data can pass.
     pub(crate) fn state(&self) -> Verdict {
         let flags = self.flags.ok_or(Unusable::NoLink)?;
@@ -200,6 +213,15 @@ impl Address {
     }
 }
 
+/// A name of the kernel's, where what is not UTF-8 is replaced.
+fn text(name: &[u8]) -> Box<str> {
+    String::from_utf8_lossy(name).into()
+}
+
+fn same_text(name: &[u8], known: &str) -> bool {
+    name == known.as_bytes() || *text(name) == *known
+}
+
 fn is_unicast(address: IpAddr) -> bool {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     !(address.is_unspecified() || address.is_multicast() || broadcast)
@@ -236,6 +258,10 @@ mod tests {
         }
     }
 
+    fn link(index: u32, name: &[u8]) -> event::Link<'_> {
+        event::Link { name: Some(name), ..event::Link::new(IfIndex(index), LinkFlags(1)) }
+    }
+
     fn count(network: &Network) -> usize {
         network.links().map(|(_, link)| link.addresses.len()).sum()
     }
@@ -268,7 +294,7 @@ mod tests {
     #[test]
     fn what_a_dump_does_not_name_again_is_gone_and_what_came_meanwhile_stays() {
         let mut network = Network::default();
-        let link = |index| event::Link { index: IfIndex(index), flags: LinkFlags(1), name: Some(b"x"), master: None };
+        let link = |index| link(index, b"x");
         network.apply_link(&link(2));
         network.apply_link(&link(3));
         network.apply_address(&address("10.0.0.1", "10.0.0.1", 24), false);
@@ -290,7 +316,7 @@ mod tests {
     #[test]
     fn a_renamed_or_enslaved_link_is_a_change_and_the_same_again_is_none() {
         let mut network = Network::default();
-        let link = event::Link { index: IfIndex(2), flags: LinkFlags(1), name: Some(b"eth0"), master: None };
+        let link = link(2, b"eth0");
         assert_eq!(network.apply_link(&link), Change::Something);
         assert_eq!(network.apply_link(&link), Change::Nothing);
         assert_eq!(network.apply_link(&event::Link { name: None, ..link }), Change::Nothing);
@@ -299,6 +325,26 @@ mod tests {
         assert_eq!(network.apply_link(&enslaved), Change::Something);
         assert_eq!(&*network.links().next().unwrap().1.name, "eth1");
         assert_eq!(network.apply_link(&event::Link { name: Some(b"\xff"), ..enslaved }), Change::Something);
+    }
+
+    #[test]
+    fn another_kind_or_alternative_name_is_a_change() {
+        let mut network = Network::default();
+        let names = |told| {
+            event::Names::new(told, |rest| {
+                let (first, after) = rest.split_at_checked(1)?;
+                *rest = after;
+                Some(first)
+            })
+        };
+        let named = event::Link { alternative_names: names(b"ab"), ..link(2, b"eth0") };
+        let of_a_kind = event::Link { kind: Some(b"veth"), ..named };
+        for told in [link(2, b"eth0"), named, of_a_kind, event::Link { alternative_names: names(b"ac"), ..of_a_kind }] {
+            assert_eq!(network.apply_link(&told), Change::Something, "{told:?}");
+            assert_eq!(network.apply_link(&told), Change::Nothing, "{told:?}");
+        }
+        let (_, link) = network.links().next().unwrap();
+        assert_eq!((&*link.kind, &*link.alternative_names), ("veth", &["a".into(), "c".into()][..]));
     }
 
     #[test]

@@ -82,7 +82,7 @@ mod tests {
     /// The verdict for the first of these addresses on a link with these flags.
     fn verdict(notify: NotifyFlags, link: LinkFlags, addresses: &[event::Address], existing: bool) -> Verdict {
         let mut network = Network::default();
-        let told = event::Link { index: IfIndex(2), flags: link, name: Some(b"wlan0"), master: None };
+        let told = event::Link { name: Some(b"wlan0"), ..event::Link::new(IfIndex(2), link) };
         network.apply_link(&told);
         for address in addresses {
             network.apply_address(address, existing);

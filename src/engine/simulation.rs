@@ -273,7 +273,7 @@ impl Host {
         match told {
             Told::Link(index, flags, dump) => {
                 let name = name(index);
-                let link = Link { index: *index, flags: *flags, name: Some(name.as_bytes()), master: None };
+                let link = Link { name: Some(name.as_bytes()), ..Link::new(*index, *flags) };
                 self.engine.handle(Input::Network { event: NetworkEvent::Link(link), dump: *dump }, now);
             }
             Told::LinkGone(index) => self.network_event(NetworkEvent::LinkGone(*index), None),

@@ -58,7 +58,7 @@ impl Bench {
         match request {
             Request::Path(command) => panic!("no connection is known: {command}"),
             Request::DumpLinks => {
-                let link = Link { index: IfIndex(2), flags: LinkFlags(0x1_0041), name: Some(b"eth0"), master: None };
+                let link = Link { name: Some(b"eth0"), ..Link::new(IfIndex(2), LinkFlags(0x1_0041)) };
                 self.network(NetworkEvent::Link(link), Some(ticket));
             }
             Request::DumpAddresses => {
