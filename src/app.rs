@@ -13,7 +13,7 @@ use crate::engine::Policy;
 use crate::exit::{Code, Fatal};
 use crate::log;
 use crate::plugin::{self, Plugin};
-use crate::rules::Rules;
+use crate::rules::{Interfaces, Rules};
 use crate::types::{LogDestination, OnStop};
 
 /// Runs the daemon as its command line asks, and says with which code the process is to end.
@@ -134,7 +134,11 @@ fn set_up(loaded: Loaded) -> Result<Setup, config::ConfigError> {
     for notice in notices {
         info!(log, "{}", notice);
     }
-    let Config { addr_flags, notify_flags, debug, on_stop, .. } = config;
-    let rules = Rules { notify: notify_flags, flags: addr_flags };
+    let rules = rules(&config);
+    let Config { debug, on_stop, .. } = config;
     Ok(Setup { policy: Policy { rules, managers, debug }, remove_on_stop: on_stop == OnStop::Remove, log })
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules { notify: config.notify_flags, flags: config.addr_flags, interfaces: Interfaces::new(config.rules()) }
 }

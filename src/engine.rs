@@ -28,7 +28,7 @@ use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
 use crate::rules::Rules;
 use crate::state_file::SavedState;
-use crate::types::{EndpointFlags, IfIndex};
+use crate::types::IfIndex;
 use crate::wire::Refusal;
 
 /// Names a request; its answers carry the same.
@@ -402,6 +402,7 @@ impl Engine {
     fn configure(&mut self, policy: Policy) {
         self.outbox.debug = policy.debug;
         self.policy = policy;
+        self.network.forget_rules();
         // What is in use is known to have been used: a rule that comes later does not change that.
         let endpoints = &self.endpoints;
         let addresses = self.network.links_mut().flat_map(|(_, link)| &mut link.addresses);
@@ -451,7 +452,7 @@ impl Engine {
         if !self.outbox.debug {
             return;
         }
-        let rules = self.policy.rules;
+        let rules = &self.policy.rules;
         for (_, link) in self.network.links_mut() {
             let verdicts: Vec<_> = link.addresses.iter().map(|address| rules.verdict(link, address)).collect();
             for (address, verdict) in link.addresses.iter_mut().zip(verdicts) {
@@ -474,12 +475,7 @@ impl Engine {
 fn view_of<'a>(network: &'a Network, rules: &Rules) -> Vec<LocalAddress<'a>> {
     let mut addresses = Vec::with_capacity(16);
     for (if_index, link) in network.links() {
-        addresses.extend(link.addresses.iter().map(|address| LocalAddress {
-            flags: rules.flags,
-            backup: rules.flags.contains(EndpointFlags::BACKUP),
-            unusable: rules.verdict(link, address).err(),
-            ..LocalAddress::new(address.told.address, if_index, &link.name)
-        }));
+        addresses.extend(link.addresses.iter().map(|address| rules.local_address(if_index, link, address)));
     }
     addresses
 }

@@ -1,12 +1,13 @@
 //! The host's links and addresses as the kernel last told them, and what of that makes an address fit
 //! for use. It owns no policy: what users may choose is in `rules`.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::event::{self, AddressFlags, LinkFlags};
 use crate::plugin::Unusable;
-use crate::types::IfIndex;
+use crate::types::{Family, IfIndex};
 
 /// Links by index, each with its addresses.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub(crate) struct Link {
     /// What made it; empty for a device of the hardware's own.
     pub(crate) kind: Box<str>,
     master: Option<IfIndex>,
+    /// What the rules make of its IPv4 and its IPv6 addresses, once that was asked for.
+    met: [OnceCell<Met>; 2],
     /// In the order in which the kernel named them.
     pub(crate) addresses: Vec<Address>,
     seen: u32,
@@ -41,6 +44,14 @@ pub(crate) struct Address {
     /// The verdict that was last told to the log.
     pub(crate) logged: Option<Verdict>,
     seen: u32,
+}
+
+/// What the rules about interfaces make of one, for addresses of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Met {
+    /// The number of the rule, from 1; 0 if none is for it.
+    pub(crate) rule: u16,
+    pub(crate) verdict: Verdict,
 }
 
 /// Whether an address may be used, and if not, why.
@@ -78,6 +89,11 @@ impl Network {
         link.flags = Some(told.flags);
         link.master = told.master;
         Change::from(link.call(told) || changed)
+    }
+
+    /// The rules are others now.
+    pub(crate) fn forget_rules(&mut self) {
+        self.links.values_mut().for_each(|link| link.met = Default::default());
     }
 
     pub(crate) fn remove_link(&mut self, index: IfIndex) -> Change {
@@ -159,8 +175,20 @@ impl Link {
             }
             self.kind = text(told.kind.unwrap_or_default());
             self.alternative_names = told.alternative_names.map(text).collect();
+            self.met = Default::default();
         }
         !same
+    }
+
+    /// What the rules make of its addresses of that family; `find` is called once for each name, kind and
+    /// set of rules.
+    pub(crate) fn met(&self, family: Family, find: impl FnOnce() -> Met) -> Met {
+        let [ipv4, ipv6] = &self.met;
+        let known = match family {
+            Family::Ipv4 => ipv4,
+            Family::Ipv6 => ipv6,
+        };
+        *known.get_or_init(find)
     }
 
     /// Whether data can pass.

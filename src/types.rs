@@ -164,6 +164,28 @@ pub(crate) enum OnStop {
     Remove,
 }
 
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    pub(crate) const fn of(address: std::net::IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+}
+
+/// Whether interfaces are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Yes,
+    No,
+    /// Not mixed with others, as befits a VPN.
+    Apart,
+}
+
 /// An enumeration whose variants users name.
 macro_rules! named {
     ($name:ident, $($variant:ident => $text:literal),+ $(,)?) => {
@@ -183,6 +205,7 @@ macro_rules! named {
 }
 
 named!(LogDestination, Stderr => "stderr", Syslog => "syslog", Journal => "journal", Null => "null");
+named!(Family, Ipv4 => "ipv4", Ipv6 => "ipv6");
 named!(OnStop, Keep => "keep", Remove => "remove");
 
 /// An error number of the kernel, positive; never 0.

@@ -16,7 +16,7 @@ use crate::event::RoutingChange;
 use crate::event::{Address, AddressFlags, Endpoint, Limits, Link, LinkFlags, NetworkEvent, RouteAnswer, Scope};
 use crate::plugin::{Endpoints, PathManager, View, WantedEndpoint};
 use crate::random::Random;
-use crate::rules::Rules;
+use crate::rules::{Interfaces, Rules};
 use crate::state_file::SavedState;
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags};
 use crate::wire::Refusal;
@@ -202,8 +202,8 @@ fn milliseconds(number: usize) -> Duration {
     Duration::from_millis(number.try_into().unwrap())
 }
 
-fn policy(rules: Rules) -> Policy {
-    Policy { rules, managers: vec![Box::new(Everything)], debug: true }
+fn policy(rules: &Rules) -> Policy {
+    Policy { rules: rules.clone(), managers: vec![Box::new(Everything)], debug: true }
 }
 
 impl Host {
@@ -213,11 +213,11 @@ impl Host {
         if random.one_in(3) {
             notify = notify.union(NotifyFlags::CHECK_ROUTE);
         }
-        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW };
+        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
         let now = Instant::now();
         let limits = Limits { subflows: 2, add_addr_accepted: 0 };
         let kernel = Kernel { limits, ..Kernel::default() };
-        let engine = Engine::new(policy(rules), SavedState::default(), now);
+        let engine = Engine::new(policy(&rules), SavedState::default(), now);
         Self { kernel, engine, saved: SavedState::default(), rules, random, now, ready: false, trace }
     }
 
@@ -431,7 +431,7 @@ impl Host {
         self.save();
         self.kernel.network.clear();
         self.kernel.answers.clear();
-        self.engine = Engine::new(policy(self.rules), self.saved.clone(), self.now);
+        self.engine = Engine::new(policy(&self.rules), self.saved.clone(), self.now);
     }
 
     fn reload(&mut self) {
@@ -443,7 +443,7 @@ impl Host {
         if self.random.one_in(3) {
             self.rules.notify.0 ^= NotifyFlags::CHECK_ROUTE.0;
         }
-        self.engine.handle(Input::Configure(policy(self.rules)), self.now);
+        self.engine.handle(Input::Configure(policy(&self.rules)), self.now);
     }
 
     /// Nothing happens any more: an hour passes.

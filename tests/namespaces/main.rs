@@ -14,6 +14,7 @@ mod links;
 mod reload;
 mod restart;
 mod routes;
+mod rules;
 mod start;
 
 // Some of it only the demo uses.

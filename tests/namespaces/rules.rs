@@ -1,0 +1,162 @@
+//! Rules about interfaces, `[[interface]]`, and those that are built in.
+
+use std::net::SocketAddr;
+
+use rustix::process::Signal;
+
+use super::common::daemon::Daemon;
+use super::common::net::{Endpoint, Namespace, Net, SERVICE_V4};
+use super::common::sandbox::sandboxed;
+use super::common::traffic::{Server, Transfer};
+use super::{address, installed, settle, wait_for_endpoints};
+
+/// Adds a link of this name with an address that it has alone, its far end elsewhere.
+fn add_link(net: &Net, name: &str, address: &str) {
+    let far = name.replace(|c: char| !c.is_ascii_digit(), "");
+    net.client.ip(&format!("link add {name} type veth peer name far{far} netns server"));
+    net.client.ip(&format!("link set {name} up"));
+    net.server.ip(&format!("link set far{far} up"));
+    net.client.ip(&format!("addr add {address}/24 dev {name}"));
+}
+
+fn wait_for_flags(daemon: &mut Daemon, client: &Namespace, of: &str, flags: &[&str]) {
+    let is_right = |endpoint: Endpoint| endpoint.flags == flags;
+    daemon.eventually(&format!("{of} with {flags:?}"), || client.endpoint_of(address(of)).is_some_and(is_right));
+}
+
+#[test]
+fn an_interface_that_a_rule_excludes_has_no_endpoint_and_the_log_says_by_which_rule() {
+    sandboxed(|| {
+        let net = Net::v4(3);
+        let here = installed(&net.client);
+        here.configure("[[interface]]\nmatch = 'x*'\nuse = false\n[[interface]]\nmatch = ['c[0-1]']\nuse = false\n");
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.2.1"]);
+        settle(&mut daemon, &net.client, "c2");
+        daemon.wait_line(0, &["10.0.1.1", "not used", "rule 2"]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.2.1"]);
+    });
+}
+
+#[test]
+fn a_rule_sees_alternative_names_and_those_that_come_later_too() {
+    sandboxed(|| {
+        let net = Net::v4(2);
+        net.client.ip("link property add dev c0 altname enp0s31f6");
+        let here = installed(&net.client);
+        here.configure("[[interface]]\nmatch = 'enp*'\nuse = false\n");
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.1.1"]);
+        net.client.ip("link property add dev c1 altname enp0s31f7");
+        wait_for_endpoints(&mut daemon, &net.client, []);
+        net.client.ip("link property del dev c0 altname enp0s31f6");
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+    });
+}
+
+#[test]
+fn a_rule_may_be_for_one_kind_or_family_only() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        net.client.ip("addr add fd00::1/64 dev c0 nodad");
+        let here = installed(&net.client);
+        here.configure("[[interface]]\nkind = 'bridge'\nuse = false\n[[interface]]\nfamily = 'ipv6'\nuse = false\n");
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+        settle(&mut daemon, &net.client, "c0");
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+        here.configure("[[interface]]\nkind = 'veth'\nuse = false\n");
+        daemon.signal(Signal::HUP);
+        wait_for_endpoints(&mut daemon, &net.client, []);
+    });
+}
+
+#[test]
+fn backup_and_flags_and_announce_hold_for_the_interfaces_that_meet_the_rule() {
+    sandboxed(|| {
+        let net = Net::v4(4);
+        let here = installed(&net.client);
+        here.configure(
+            "[[interface]]\nmatch = 'c1'\nbackup = true\n[[interface]]\nmatch = 'c2'\nflags = ['signal']\n\
+             [[interface]]\nmatch = 'c3'\nannounce = true\n",
+        );
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1", "10.0.2.1", "10.0.3.1"]);
+        wait_for_flags(&mut daemon, &net.client, "10.0.0.1", &["subflow"]);
+        wait_for_flags(&mut daemon, &net.client, "10.0.1.1", &["backup", "subflow"]);
+        wait_for_flags(&mut daemon, &net.client, "10.0.2.1", &["signal"]);
+        wait_for_flags(&mut daemon, &net.client, "10.0.3.1", &["signal", "subflow"]);
+    });
+}
+
+#[test]
+fn no_more_endpoints_than_subflows_are_allowed_on_an_interface() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        net.client.ip("addr add 10.5.0.1/24 dev c0");
+        let here = installed(&net.client);
+        here.configure("[[interface]]\nmax-subflows = 1\n");
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+        net.client.ip("addr del 10.0.0.1/24 dev c0");
+        wait_for_endpoints(&mut daemon, &net.client, ["10.5.0.1"]);
+    });
+}
+
+#[test]
+fn container_bridges_and_vpns_are_left_out_unless_a_rule_says_otherwise() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        for (number, name) in ["docker0", "virbr1", "veth2ab", "br-012345678903", "wg4", "tun5"].iter().enumerate() {
+            add_link(&net, name, &format!("10.8.{number}.1"));
+        }
+        net.client.ip("link add br-lan type bridge");
+        net.client.ip("link set br-lan up");
+        let here = installed(&net.client);
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+        daemon.wait_line(0, &["10.8.0.1", "docker0", "excluded by name"]);
+        daemon.wait_line(0, &["10.8.4.1", "wg4", "kept apart"]);
+        settle(&mut daemon, &net.client, "c0");
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+        here.configure("[[interface]]\nmatch = 'docker*, wg*'\nuse = true\n");
+        daemon.signal(Signal::HUP);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.8.0.1", "10.8.4.1"]);
+    });
+}
+
+#[test]
+fn a_reload_that_turns_a_rule_leaves_other_endpoints_and_their_subflows_alone() {
+    sandboxed(|| {
+        let net = Net::v4(3);
+        net.default_route_v4(0);
+        net.default_route_v4(1);
+        net.default_route_v4(2);
+        let here = installed(&net.client);
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1", "10.0.2.1"]);
+        let server = Server::start(&net.server, SocketAddr::new(SERVICE_V4, 5000));
+        let transfer = Transfer::start(&net.client, server.address(), 1_000_000);
+        daemon.eventually("three subflows", || net.client.paths().len() == 3);
+        let kept = || {
+            let mut kept = net.client.subflows();
+            kept.retain(|subflow| subflow.local.ip() != address("10.0.2.1"));
+            Vec::from_iter(kept.into_iter().map(|subflow| (subflow.local, subflow.remote)))
+        };
+        let ids = || ["10.0.0.1", "10.0.1.1"].map(|of| net.client.endpoint_of(address(of)).map(|endpoint| endpoint.id));
+        let before = (kept(), ids());
+        assert_eq!(before.0.len(), 2);
+        here.configure("[[interface]]\nmatch = 'c2'\nuse = false\n[[interface]]\nmatch = 'c1'\nbackup = true\n");
+        daemon.signal(Signal::HUP);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1"]);
+        wait_for_flags(&mut daemon, &net.client, "10.0.1.1", &["backup", "subflow"]);
+        server.wait_for_more(100_000);
+        assert_eq!((kept(), ids()), before);
+        here.configure("");
+        daemon.signal(Signal::HUP);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1", "10.0.2.1"]);
+        wait_for_flags(&mut daemon, &net.client, "10.0.1.1", &["subflow"]);
+        assert_eq!((kept(), ids()), before);
+        transfer.finish().unwrap();
+    });
+}
