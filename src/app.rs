@@ -11,6 +11,7 @@ use crate::config::{self, Config, Loaded};
 use crate::daemon::{self, Setup, Sockets};
 use crate::engine::Policy;
 use crate::exit::{Code, Fatal};
+use crate::listing;
 use crate::log;
 use crate::plugin::{self, Plugin};
 use crate::rules::{Interfaces, Rules};
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
         Action::Version => print(&cli::version()),
         Action::ListPlugins => print(&list(&plugins)),
         Action::CheckConfig(options) => check(&options, &plugins),
+        Action::ListInterfaces(options) => list_interfaces(&options, &plugins),
         Action::Run(options) => run(options, plugins),
     }
 }
@@ -81,10 +83,33 @@ fn check(options: &Options, plugins: &[&'static Plugin]) -> ExitCode {
     match config::load(options, plugins) {
         Ok(Loaded { config, notices }) => {
             notices.iter().for_each(|notice| complain(notice));
-            print(&config::effective_toml(&config))
+            let interfaces = options.list_interfaces.then(|| interfaces(&config)).transpose();
+            let commented = |list: String| {
+                list.lines().fold("\n# interfaces:\n".to_owned(), |text, line| text + "# " + line + "\n")
+            };
+            match interfaces {
+                Ok(list) => print(&(config::effective_toml(&config) + &list.map(commented).unwrap_or_default())),
+                Err(fatal) => fail(&fatal),
+            }
         }
         Err(error) => config_error(&error),
     }
+}
+
+fn list_interfaces(options: &Options, plugins: &[&'static Plugin]) -> ExitCode {
+    let loaded = match config::load(options, plugins) {
+        Ok(loaded) => loaded,
+        Err(error) => return config_error(&error),
+    };
+    loaded.notices.iter().for_each(|notice| complain(notice));
+    match interfaces(&loaded.config) {
+        Ok(list) => print(&list),
+        Err(fatal) => fail(&fatal),
+    }
+}
+
+fn interfaces(config: &Config) -> Result<String, Fatal> {
+    Ok(listing::list(&daemon::survey()?, config, &rules(config)))
 }
 
 fn run(options: Options, plugins: Vec<&'static Plugin>) -> ExitCode {

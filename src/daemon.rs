@@ -6,6 +6,7 @@ mod notify;
 mod replace;
 mod sockets;
 mod store;
+mod survey;
 mod take;
 
 use std::io::{self, ErrorKind};
@@ -23,6 +24,7 @@ use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
+pub(crate) use self::survey::survey;
 use self::take::{Taken, Taker, note_malformed, tell_event};
 use crate::command::{PmCommand, Request};
 use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};

@@ -14,6 +14,7 @@ mod daemon;
 mod engine;
 pub mod event;
 mod exit;
+mod listing;
 mod log;
 mod names;
 mod network;

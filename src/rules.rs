@@ -30,7 +30,7 @@ impl Rules {
 
     /// An address as path managers see it.
     pub(crate) fn local_address<'a>(&self, index: IfIndex, link: &'a Link, address: &Address) -> LocalAddress<'a> {
-        let rule = self.interfaces.rule(self.met(link, address).rule);
+        let rule = self.interfaces.rule(self.met(link, Family::of(address.told.address)).rule);
         let flags = rule.map_or(self.flags, |rule| rule.endpoint_flags(self.flags));
         LocalAddress {
             flags,
@@ -43,13 +43,12 @@ impl Rules {
         }
     }
 
-    /// What the rules about interfaces make of the address.
-    pub(crate) fn met(&self, link: &Link, address: &Address) -> Met {
+    /// What the rules about interfaces make of addresses of that family there.
+    pub(crate) fn met(&self, link: &Link, family: Family) -> Met {
         if link.flags.is_none() {
             // Its names are not known yet, nor is it of use.
             return Met { rule: 0, verdict: Ok(()) };
         }
-        let family = Family::of(address.told.address);
         link.met(family, || self.interfaces.meet(link, family))
     }
 
@@ -69,7 +68,7 @@ impl Rules {
         if link.is_loopback() || address.told.address.is_loopback() {
             return Err(Unusable::Loopback);
         }
-        self.met(link, address).verdict?;
+        self.met(link, Family::of(address.told.address)).verdict?;
         if address.told.scope == Scope::HOST && self.notify.contains(NotifyFlags::SKIP_LOOPBACK) {
             return Err(Unusable::HostScope);
         }

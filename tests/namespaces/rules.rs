@@ -1,10 +1,11 @@
 //! Rules about interfaces, `[[interface]]`, and those that are built in.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use super::common::daemon::Daemon;
+use super::common::daemon::{Daemon, Installation};
 use super::common::net::{Endpoint, Namespace, Net, SERVICE_V4};
 use super::common::sandbox::sandboxed;
 use super::common::traffic::{Server, Transfer};
@@ -158,5 +159,77 @@ fn a_reload_that_turns_a_rule_leaves_other_endpoints_and_their_subflows_alone() 
         wait_for_flags(&mut daemon, &net.client, "10.0.1.1", &["subflow"]);
         assert_eq!((kept(), ids()), before);
         transfer.finish().unwrap();
+    });
+}
+
+/// What the program prints with these arguments, each line in words.
+fn printed(here: &Installation, namespace: &Namespace, arguments: &[&str]) -> Vec<String> {
+    let mut command = here.command(arguments);
+    let output = namespace.enter(|| command.stdout(Stdio::piped()).output()).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn what_becomes_of_every_interface_is_listed_with_the_rule_and_the_reason() {
+    sandboxed(|| {
+        let net = Net::v4(4);
+        add_link(&net, "docker5", "10.8.0.1");
+        add_link(&net, "wg6", "10.8.1.1");
+        net.client.ip("link add bare0 type bridge");
+        net.client.ip("link set c2 down");
+        for interface in ["lo", "c0", "c1", "c3", "docker5", "wg6"] {
+            net.client.ip(&format!("-6 addr flush dev {interface}"));
+        }
+        let here = installed(&net.client);
+        here.configure(
+            "[[interface]]\nmatch = 'c1'\nbackup = true\norder = 7\nmax-subflows = 2\nannounce = false\n\
+             [[interface]]\nmatch = 'c3'\nuse = false\n",
+        );
+        let place = |line| format!("({}:{line}:1)", here.configuration().display());
+        let backup =
+            format!("rule 1 {} used, flags subflow,backup, order 7, at most 2 subflows, not announced", place(1));
+        let expected = [
+            "lo 127.0.0.1 built in not used: it belongs to the loopback interface".to_owned(),
+            "c0 10.0.0.1 no rule used, flags subflow".to_owned(),
+            format!("c1 10.0.1.1 {backup}"),
+            "c2 10.0.2.1 no rule not used: its interface is down".to_owned(),
+            format!("c3 10.0.3.1 rule 2 {} not used: rule 2 excludes its interface", place(7)),
+            "docker5 10.8.0.1 built in not used: its interface is excluded by name (built in, a rule with `use = true` \
+             overrides it)"
+                .to_owned(),
+            "wg6 10.8.1.1 built in not used: its interface is kept apart, as VPNs are (a rule with `use = true` \
+             overrides it)"
+                .to_owned(),
+            "bare0 - no rule not used: it has no address".to_owned(),
+        ];
+        assert_eq!(printed(&here, &net.client, &["--list-interfaces"]), expected);
+        let checked = printed(&here, &net.client, &["--check-config", "--list-interfaces"]);
+        assert!(checked.ends_with(&expected.map(|line| format!("# {line}"))), "{checked:?}");
+        assert!(checked.contains(&"[[interface]]".to_owned()), "{checked:?}");
+        here.configure(&checked.join("\n"));
+        let again = printed(&here, &net.client, &["--check-config"]);
+        let meaning = |lines: &[String]| {
+            Vec::from_iter(lines.iter().filter(|line| !line.is_empty() && !line.starts_with('#')).cloned())
+        };
+        assert_eq!(meaning(&again), meaning(&checked));
+    });
+}
+
+#[test]
+fn to_list_interfaces_needs_no_privilege_and_no_daemon_stands_in_its_way() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        let here = installed(&net.client);
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+        let mut command = here.command_without_capabilities();
+        command.arg("--list-interfaces");
+        let ended = here.run(command);
+        assert!(ended.status.success(), "{ended:?}");
+        assert_eq!(ended.said, [""; 0]);
+        settle(&mut daemon, &net.client, "c0");
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
     });
 }
