@@ -1,6 +1,7 @@
 //! The loop: sockets that became readable are drained and decoded into inputs of the engine, and what
 //! the engine puts out is encoded and sent. The only module that sees both bytes and the engine.
 
+mod advice;
 mod kernel;
 mod notify;
 mod replace;
@@ -20,6 +21,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Drain, Logger, debug, error, info, warn};
 
+use self::advice::Advice;
 use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
@@ -73,6 +75,7 @@ struct Daemon {
     engine: Engine,
     store: Store,
     notifier: Notifier,
+    advice: Advice,
     log: Logger,
     remove_on_stop: bool,
     reload: Reload,
@@ -130,6 +133,7 @@ impl Daemon {
             sockets,
             store,
             notifier: Notifier::new(),
+            advice: Advice::default(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
             reload,
@@ -222,7 +226,8 @@ impl Daemon {
         }
         let due = self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let retry = self.notifier.is_waiting().then_some(notify::TRY_AGAIN);
-        due.into_iter().chain(retry).min()
+        let advice = self.advice.due().map(|due| due.saturating_duration_since(Instant::now()));
+        due.into_iter().chain(retry).chain(advice).min()
     }
 
     /// Takes what there is to read, lets the engine decide, and sends what it decided.
@@ -253,6 +258,7 @@ impl Daemon {
                 Sent::Removal => removals = false,
             }
         }
+        self.advice.look(&self.engine, &self.log, now);
         self.notice_suspension(now);
         self.notifier.flush();
         Ok(())
@@ -277,6 +283,7 @@ impl Daemon {
                     sent = if removal { Sent::Removal } else { Sent::Requests };
                 }
                 Output::Log(note) => self.tell(&note),
+                Output::Uplinks => self.advice.look_soon(now),
                 Output::Ready => {
                     info!(self.log, "ready");
                     self.notifier.tell(&[NotifyState::Ready]);
@@ -432,6 +439,7 @@ impl Daemon {
                 self.store.log_to(&self.log);
                 self.remove_on_stop = setup.remove_on_stop;
                 self.engine.handle(Input::Configure(setup.policy), now);
+                self.advice.begin_again(now);
                 match self.listen_to_routing() {
                     Ok(()) => info!(self.log, "configuration read again"),
                     Err(fatal) => error!(self.log, "{}", fatal),

@@ -82,6 +82,8 @@ pub(crate) enum Output {
     Send(Ticket, Request),
     /// Tell the log.
     Log(Note),
+    /// Other interfaces than before have usable addresses.
+    Uplinks,
     /// For the first time, all is as it should be.
     Ready,
     /// Stopping is complete: the process may end.
@@ -137,6 +139,8 @@ pub(crate) struct Engine {
     routes: Routes,
     endpoints: Endpoints,
     outbox: Outbox,
+    /// Interfaces with usable addresses.
+    uplinks: Vec<IfIndex>,
     dirty: bool,
     ready: bool,
     stop: Option<Stop>,
@@ -169,6 +173,7 @@ impl Engine {
             routes: Routes::default(),
             endpoints: Endpoints::new(saved, now),
             outbox,
+            uplinks: Vec::new(),
             dirty: true,
             ready: false,
             stop: None,
@@ -274,6 +279,13 @@ impl Engine {
     /// The name of an interface, empty if it is not known.
     pub(crate) fn interface_name(&self, index: IfIndex) -> &str {
         self.network.links().find(|(known, _)| *known == index).map_or("", |(_, link)| &link.name)
+    }
+
+    /// The usable addresses, by interface.
+    pub(crate) fn usable(&self) -> Vec<LocalAddress<'_>> {
+        let mut addresses = view_of(&self.network, &self.policy.rules);
+        addresses.retain(|local| local.unusable.is_none());
+        addresses
     }
 
     fn apply(&mut self, event: &NetworkEvent<'_>, dump: Option<Ticket>) {
@@ -433,9 +445,10 @@ impl Engine {
 
     fn reconcile(&mut self, now: Instant, removals: bool) {
         self.tell_verdicts();
-        let Self { policy, network, endpoints, outbox, .. } = self;
+        let Self { policy, network, endpoints, outbox, uplinks, .. } = self;
         let addresses = view_of(network, &policy.rules);
         let view = View::new(&addresses);
+        tell_uplinks(&view, uplinks, outbox);
         let wanted = policy.managers.iter().find_map(|manager| manager.endpoints(&view));
         let progress = endpoints.converge(&view, wanted, outbox, now, removals);
         self.dirty = progress == Progress::Held;
@@ -469,6 +482,16 @@ impl Engine {
         self.endpoints.save_at_once(now);
         self.stop = Some(Stop::Done);
         self.outbox.queue.push_back(Output::Done);
+    }
+}
+
+fn tell_uplinks(view: &View<'_>, known: &mut Vec<IfIndex>, outbox: &mut Outbox) {
+    let mut last = None;
+    let mut is_next = |index: &IfIndex| last.replace(*index) != Some(*index);
+    let uplinks: Vec<IfIndex> = view.usable().map(|local| local.if_index).filter(&mut is_next).collect();
+    if uplinks != *known {
+        *known = uplinks;
+        outbox.queue.push_back(Output::Uplinks);
     }
 }
 

@@ -1,11 +1,13 @@
-//! A look at the links and addresses there are, for somebody who is not the daemon: it needs no
-//! privilege, hears no events and changes nothing.
+//! A look at the links and addresses there are, and at routes, beside the daemon's own sockets: it needs
+//! no privilege, hears no events and changes nothing.
 
 use super::sockets::{NETLINK_ROUTE, failed};
-use crate::event::NetworkEvent;
+use crate::command::RouteQuestion;
+use crate::event::{NetworkEvent, RouteAnswer};
 use crate::exit::{Code, Fatal};
 use crate::network::Network;
 use crate::sys::{Netlink, Received};
+use crate::types::IfIndex;
 use crate::wire::{self, Encoder, Message, Messages, route};
 
 /// Bytes of a dump that may wait; the kernel makes the next part when one was read.
@@ -15,8 +17,7 @@ const TRIES: u32 = 10;
 
 /// Reads the links and addresses of this network namespace.
 pub(crate) fn survey() -> Result<Network, Fatal> {
-    let socket = Netlink::open(NETLINK_ROUTE, QUEUE).map_err(failed("open a route netlink socket"))?;
-    let mut reader = Reader { socket, encoder: Encoder::default(), buffer: Vec::new(), sequence: 0 };
+    let mut reader = Reader::open()?;
     for _ in 0..TRIES {
         let mut network = Network::default();
         let links = reader.dump(route::encode_dump_links, &mut network)?;
@@ -31,7 +32,8 @@ fn refused(why: &str) -> Fatal {
     Fatal::new(Code::Failure, format!("cannot read links and addresses: {why}"))
 }
 
-struct Reader {
+/// Asks rtnetlink, which answers at once.
+pub(super) struct Reader {
     socket: Netlink,
     encoder: Encoder,
     buffer: Vec<u8>,
@@ -40,6 +42,26 @@ struct Reader {
 }
 
 impl Reader {
+    pub(super) fn open() -> Result<Self, Fatal> {
+        let socket = Netlink::open(NETLINK_ROUTE, QUEUE).map_err(failed("open a route netlink socket"))?;
+        Ok(Self { socket, encoder: Encoder::default(), buffer: Vec::new(), sequence: 0 })
+    }
+
+    /// Asks for a route, and whether it leaves by that interface; `None` if there is none.
+    pub(super) fn ask(&mut self, question: &RouteQuestion, through: IfIndex) -> Option<RouteAnswer> {
+        self.sequence += 1;
+        self.encoder.clear();
+        route::encode_ask_route(&mut self.encoder, self.sequence, question);
+        self.socket.send(self.encoder.bytes()).ok()?;
+        while self.socket.receive(&mut self.buffer).ok()? == Received::Datagram {
+            let message = Messages::new(&self.buffer).find_map(Result::ok)?;
+            if message.sequence == self.sequence {
+                return route::decode_route_answer(&message, through).ok()?;
+            }
+        }
+        None
+    }
+
     /// Asks and takes in the answer; `false` if that is not of one moment.
     fn dump(&mut self, encode: fn(&mut Encoder, u32), network: &mut Network) -> Result<bool, Fatal> {
         self.sequence += 1;

@@ -251,7 +251,7 @@ impl Host {
                         sent = true;
                     }
                     Output::Ready => self.ready = true,
-                    Output::Log(_) | Output::Done => {}
+                    Output::Log(_) | Output::Uplinks | Output::Done => {}
                 }
             }
             if !sent {

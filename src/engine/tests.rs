@@ -100,6 +100,7 @@ impl Bench {
                 Output::Send(ticket, request) => requests.push((ticket, request)),
                 Output::Log(note) => self.logged.push(note),
                 Output::Ready => self.ready = true,
+                Output::Uplinks => {}
                 Output::Done => self.done = true,
             }
         }

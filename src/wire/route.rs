@@ -69,7 +69,7 @@ pub fn encode_dump_addresses(encoder: &mut Encoder, sequence: u32) {
     encoder.end();
 }
 
-/// Asks which route a packet would take: `struct rtmsg`, RTA_DST, RTA_SRC if given, RTA_OIF.
+/// Asks which route a packet would take: `struct rtmsg`, RTA_DST, RTA_SRC and RTA_OIF if given.
 ///
 /// With RTM_F_FIB_MATCH the answer is the matching entry of the routing table: for IPv4, a plain lookup
 /// that is bound to a device takes every destination to be on-link (net/ipv4/route.c). For IPv6 it is
@@ -86,7 +86,9 @@ pub fn encode_ask_route(encoder: &mut Encoder, sequence: u32, question: &RouteQu
     if let Some(source) = question.source {
         encoder.ip(RTA_SRC, RTA_SRC, source);
     }
-    encoder.attribute(RTA_OIF, &question.if_index.0.to_ne_bytes());
+    if question.if_index != IfIndex(0) {
+        encoder.attribute(RTA_OIF, &question.if_index.0.to_ne_bytes());
+    }
     encoder.end();
 }
 

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod addresses;
+mod advice;
 mod changes;
 mod connections;
 mod foreign;
