@@ -49,7 +49,6 @@ impl Advice {
         }
         let uplinks = uplinks(engine);
         let astray = astray(&uplinks);
-        debug!(log, "looked at the ways back: {} of {} are by another interface", astray.len(), uplinks.len());
         let strict = astray.iter().find(|uplink| filter_is_strict(uplink.interface));
         if is_new(&mut self.told_strict, strict.is_some()) {
             strict.iter().for_each(|uplink| tell_strict(uplink, log));
@@ -58,6 +57,7 @@ impl Advice {
         if is_new(&mut self.told_astray, announced.is_some()) {
             announced.iter().for_each(|uplink| tell_astray(uplink, log));
         }
+        debug!(log, "looked at the ways back: {} of {} are by another interface", astray.len(), uplinks.len());
     }
 }
 

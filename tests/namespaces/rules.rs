@@ -178,6 +178,7 @@ fn what_becomes_of_every_interface_is_listed_with_the_rule_and_the_reason() {
         add_link(&net, "docker5", "10.8.0.1");
         add_link(&net, "wg6", "10.8.1.1");
         net.client.ip("link add bare0 type bridge");
+        net.client.ip("link add virbr0 type bridge");
         net.client.ip("link set c2 down");
         for interface in ["lo", "c0", "c1", "c3", "docker5", "wg6"] {
             net.client.ip(&format!("-6 addr flush dev {interface}"));
@@ -190,19 +191,20 @@ fn what_becomes_of_every_interface_is_listed_with_the_rule_and_the_reason() {
         let place = |line| format!("({}:{line}:1)", here.configuration().display());
         let backup =
             format!("rule 1 {} used, flags subflow,backup, order 7, at most 2 subflows, not announced", place(1));
+        let overrides = "(built in, a rule with `use = true` overrides it)";
+        let excluded = format!("built in not used: its interface is excluded by name {overrides}");
         let expected = [
             "lo 127.0.0.1 built in not used: it belongs to the loopback interface".to_owned(),
             "c0 10.0.0.1 no rule used, flags subflow".to_owned(),
             format!("c1 10.0.1.1 {backup}"),
             "c2 10.0.2.1 no rule not used: its interface is down".to_owned(),
             format!("c3 10.0.3.1 rule 2 {} not used: rule 2 excludes its interface", place(7)),
-            "docker5 10.8.0.1 built in not used: its interface is excluded by name (built in, a rule with `use = true` \
-             overrides it)"
-                .to_owned(),
+            format!("docker5 10.8.0.1 {excluded}"),
             "wg6 10.8.1.1 built in not used: its interface is kept apart, as VPNs are (a rule with `use = true` \
              overrides it)"
                 .to_owned(),
             "bare0 - no rule not used: it has no address".to_owned(),
+            format!("virbr0 - {excluded}"),
         ];
         assert_eq!(printed(&here, &net.client, &["--list-interfaces"]), expected);
         let checked = printed(&here, &net.client, &["--check-config", "--list-interfaces"]);
