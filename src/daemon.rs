@@ -251,6 +251,8 @@ impl Daemon {
                 self.readable.answers = self.take_answers(now)?;
             }
             self.engine.advance(now, removals);
+            // Before anything is asked that routes may change.
+            self.listen_to_routing()?;
             match self.put_out(now) {
                 Sent::Nothing => break,
                 Sent::Requests => {}

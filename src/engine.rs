@@ -14,6 +14,7 @@ mod routes;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod uplinks;
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
+use self::uplinks::Uplinks;
 use crate::command::{PmCommand, Request, RouteQuestion};
 use crate::event::{Endpoint, Limits, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
@@ -139,8 +141,7 @@ pub(crate) struct Engine {
     routes: Routes,
     endpoints: Endpoints,
     outbox: Outbox,
-    /// Interfaces with usable addresses.
-    uplinks: Vec<IfIndex>,
+    uplinks: Uplinks,
     dirty: bool,
     ready: bool,
     stop: Option<Stop>,
@@ -173,7 +174,7 @@ impl Engine {
             routes: Routes::default(),
             endpoints: Endpoints::new(saved, now),
             outbox,
-            uplinks: Vec::new(),
+            uplinks: Uplinks::default(),
             dirty: true,
             ready: false,
             stop: None,
@@ -230,6 +231,9 @@ impl Engine {
             return;
         }
         self.tell_overruns(now);
+        if self.dirty {
+            self.uplinks.look(&self.network, &self.policy.rules);
+        }
         self.ask_routes(now);
         if self.first_reading && self.routes.is_waiting() {
             return;
@@ -268,7 +272,7 @@ impl Engine {
 
     /// Whether what a lookup of a route depends on must be listened to.
     pub(crate) fn needs_routing(&self) -> bool {
-        self.policy.rules.check_route()
+        self.policy.rules.check_route() || self.uplinks.has_vpn()
     }
 
     /// The question that a ticket stands for, if it is one about a route.
@@ -436,7 +440,7 @@ impl Engine {
     }
 
     fn ask_routes(&mut self, now: Instant) {
-        if self.policy.rules.check_route() {
+        if self.needs_routing() {
             let outbox = &mut self.outbox;
             let send = |question| outbox.send(Request::AskRoute(question), now);
             self.routes.ask(&self.network, &self.policy.rules, send);
@@ -448,8 +452,9 @@ impl Engine {
         let Self { policy, network, endpoints, outbox, uplinks, .. } = self;
         let addresses = view_of(network, &policy.rules);
         let view = View::new(&addresses);
-        tell_uplinks(&view, uplinks, outbox);
+        uplinks.tell(&view, outbox);
         let wanted = policy.managers.iter().find_map(|manager| manager.endpoints(&view));
+        let wanted = uplinks.withhold(wanted, (network, &policy.rules), outbox);
         let progress = endpoints.converge(&view, wanted, outbox, now, removals);
         self.dirty = progress == Progress::Held;
         if progress == Progress::Complete && !self.ready {
@@ -482,16 +487,6 @@ impl Engine {
         self.endpoints.save_at_once(now);
         self.stop = Some(Stop::Done);
         self.outbox.queue.push_back(Output::Done);
-    }
-}
-
-fn tell_uplinks(view: &View<'_>, known: &mut Vec<IfIndex>, outbox: &mut Outbox) {
-    let mut last = None;
-    let mut is_next = |index: &IfIndex| last.replace(*index) != Some(*index);
-    let uplinks: Vec<IfIndex> = view.usable().map(|local| local.if_index).filter(&mut is_next).collect();
-    if uplinks != *known {
-        *known = uplinks;
-        outbox.queue.push_back(Output::Uplinks);
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) enum Note {
     Foreign(Endpoint),
     /// An endpoint that another added while the daemon runs, for an address of this host's.
     Rival(Endpoint),
+    /// A VPN leads to the Internet, so that there are no endpoints.
+    Vpn(Box<str>),
     /// An endpoint of ours was taken away by another.
     Lost(Endpoint),
     /// More endpoints are wanted than the kernel takes.
@@ -46,7 +48,9 @@ impl Note {
     /// Nothing that can happen again and again is above debug, unless it is said once.
     pub(crate) fn severity(&self) -> Severity {
         match self {
-            Self::Full { .. } | Self::Rival(_) | Self::Overrun(_) | Self::Nonsense { .. } => Severity::Warning,
+            Self::Full { .. } | Self::Rival(_) | Self::Vpn(_) | Self::Overrun(_) | Self::Nonsense { .. } => {
+                Severity::Warning
+            }
             Self::Refused { again, .. } if !again => Severity::Warning,
             Self::LimitsSet(_)
             | Self::Address { .. }
@@ -69,6 +73,12 @@ impl fmt::Display for Note {
                 f,
                 "another manager makes endpoints too ({endpoint}): have one only (for NetworkManager, `nmcli connection \
                  modify NAME connection.mptcp-flags disabled`)"
+            ),
+            Self::Vpn(name) => write!(
+                f,
+                "{name} is a VPN that leads to the internet: there are no endpoints while it does, as the kernel would use \
+                 them beside it (a rule for {name} with `use = true` mixes it with others, one with `use = false` \
+                 disregards it)"
             ),
             Self::Lost(endpoint) => write!(f, "endpoint was removed by another: {endpoint}"),
             Self::Full { taken, wanted } => {

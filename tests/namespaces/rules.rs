@@ -162,6 +162,72 @@ fn a_reload_that_turns_a_rule_leaves_other_endpoints_and_their_subflows_alone() 
     });
 }
 
+#[test]
+fn while_a_vpn_leads_to_the_internet_no_connection_gets_a_path_beside_it() {
+    sandboxed(|| {
+        let net = Net::v4(2);
+        net.default_route_v4(0);
+        net.default_route_v4(1);
+        add_link(&net, "wg2", "10.8.2.1");
+        net.server.ip("addr add 10.8.2.2/24 dev far2");
+        let here = installed(&net.client);
+        let mut daemon = here.start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1"]);
+        for half in ["0.0.0.0/1", "128.0.0.0/1"] {
+            net.client.ip(&format!("route add {half} via 10.8.2.2 dev wg2"));
+        }
+        wait_for_endpoints(&mut daemon, &net.client, []);
+        daemon.wait_line(0, &["WARN", "wg2 is a VPN"]);
+        let server = Server::start(&net.server, SocketAddr::new(SERVICE_V4, 5000));
+        let transfer = Transfer::start(&net.client, server.address(), 1_000_000);
+        server.wait_for_more(100_000);
+        assert_eq!(net.client.paths(), [address("10.8.2.1")]);
+        transfer.finish().unwrap();
+        net.client.ip("route del 128.0.0.0/1 dev wg2");
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1"]);
+        net.client.ip("route add 128.0.0.0/1 via 10.8.2.2 dev wg2");
+        wait_for_endpoints(&mut daemon, &net.client, []);
+        here.configure("[[interface]]\nmatch = 'wg2'\nuse = true\n");
+        daemon.signal(Signal::HUP);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1", "10.8.2.1"]);
+        here.configure("[[interface]]\nmatch = 'wg2'\nuse = false\n");
+        daemon.signal(Signal::HUP);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1"]);
+    });
+}
+
+#[test]
+fn a_daemon_that_starts_while_a_vpn_leads_to_the_internet_makes_no_endpoint_even_for_a_moment() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        add_link(&net, "tun2", "10.8.2.1");
+        net.client.ip("route add default dev tun2");
+        let mut daemon = installed(&net.client).start(&[]);
+        daemon.wait_line(0, &["WARN", "tun2 is a VPN"]);
+        let from = daemon.said().len();
+        net.client.ip("route del default dev tun2");
+        daemon.wait_line(from, &["add endpoint 10.0.0.1"]);
+        assert!(!daemon.said()[..from].iter().any(|line| line.contains("add endpoint")), "{:?}", daemon.said());
+    });
+}
+
+#[test]
+fn a_vpn_that_goes_takes_along_what_kept_the_endpoints_away() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        let mut daemon = installed(&net.client).start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+        for last in ["link set wg2 down", "link del wg2"] {
+            add_link(&net, "wg2", "10.8.2.1");
+            net.client.ip("route add default dev wg2");
+            wait_for_endpoints(&mut daemon, &net.client, []);
+            net.client.ip(last);
+            wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+            let _ = net.client.try_run("ip", "link del wg2");
+        }
+    });
+}
+
 /// What the program prints with these arguments, each line in words.
 fn printed(here: &Installation, namespace: &Namespace, arguments: &[&str]) -> Vec<String> {
     let mut command = here.command(arguments);
