@@ -32,7 +32,7 @@ pub struct RouteQuestion {
     pub source: Option<IpAddr>,
     /// to that one, of the same family,
     pub destination: IpAddr,
-    /// leaving by this interface.
+    /// leaving by this interface, or by any if it is 0.
     pub if_index: IfIndex,
 }
 

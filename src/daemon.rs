@@ -1,6 +1,7 @@
 //! The loop: sockets that became readable are drained and decoded into inputs of the engine, and what
 //! the engine puts out is encoded and sent. The only module that sees both bytes and the engine.
 
+mod advice;
 mod ask;
 mod kernel;
 mod listeners;
@@ -9,6 +10,7 @@ mod replace;
 mod select;
 mod sockets;
 mod store;
+mod survey;
 mod take;
 mod watch;
 
@@ -23,12 +25,14 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Drain, Logger, debug, error, info, warn};
 
+use self::advice::Advice;
 use self::ask::Asked;
 use self::listeners::Listeners;
 use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
+pub(crate) use self::survey::survey;
 use self::take::{Taken, Taker, note_malformed};
 use self::watch::Watch;
 use crate::command::{PmCommand, Request};
@@ -82,6 +86,7 @@ struct Daemon {
     engine: Engine,
     store: Store,
     notifier: Notifier,
+    advice: Advice,
     log: Logger,
     remove_on_stop: bool,
     sysctl: Sysctl,
@@ -145,6 +150,7 @@ impl Daemon {
             sockets,
             store,
             notifier: Notifier::new(),
+            advice: Advice::default(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
             sysctl: setup.sysctl,
@@ -255,7 +261,8 @@ impl Daemon {
         let retry = self.notifier.is_waiting().then_some(notify::TRY_AGAIN);
         let rest = self.watch.due().map(|time| time.saturating_duration_since(Instant::now()));
         let connections = self.listeners.due().map(|time| time.saturating_duration_since(Instant::now()));
-        [due, retry, rest, connections].into_iter().flatten().min()
+        let advice = self.advice.due().map(|due| due.saturating_duration_since(Instant::now()));
+        [due, retry, rest, connections, advice].into_iter().flatten().min()
     }
 
     /// Takes what there is to read, lets the engine decide, and sends what it decided.
@@ -283,6 +290,8 @@ impl Daemon {
                 self.readable.questions = self.take_questions(now)?;
             }
             self.engine.advance(now, removals);
+            // Before anything is asked that routes may change.
+            self.listen_to_routing()?;
             match self.put_out(now) {
                 Sent::Nothing => break,
                 Sent::Requests => {}
@@ -290,6 +299,7 @@ impl Daemon {
                 Sent::Removal => removals = false,
             }
         }
+        self.advice.look(&self.engine, &self.log, now);
         self.notice_suspension(now);
         self.notifier.flush();
         Ok(())
@@ -317,6 +327,7 @@ impl Daemon {
                 Output::Listen(wanted) => self.listen(wanted, now),
                 Output::Unlisten(wanted) => self.unlisten(wanted),
                 Output::Log(note) => self.tell(&note),
+                Output::Uplinks => self.advice.look_soon(now),
                 Output::Ready => {
                     info!(self.log, "ready");
                     self.notifier.tell(&[NotifyState::Ready]);
@@ -497,6 +508,7 @@ impl Daemon {
                 self.sysctl = setup.sysctl;
                 self.engine.handle(Input::Configure(setup.policy), now);
                 self.select_path_manager();
+                self.advice.begin_again(now);
                 match self.listen_as_needed() {
                     Ok(()) => info!(self.log, "configuration read again"),
                     Err(fatal) => error!(self.log, "{}", fatal),

@@ -16,6 +16,7 @@ mod routes;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod uplinks;
 mod ways;
 
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ pub(crate) use self::paths::PathPolicy;
 use self::paths::{Host, Paths};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
+use self::uplinks::Uplinks;
 use crate::command::{PmCommand, Request, RouteQuestion};
 use crate::diag::Socket;
 use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
@@ -36,7 +38,7 @@ use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
 use crate::rules::Rules;
 use crate::state_file::SavedState;
-use crate::types::{EndpointFlags, Errno, IfIndex};
+use crate::types::{Errno, IfIndex};
 use crate::wire::Refusal;
 
 /// Names a request; its answers carry the same.
@@ -103,6 +105,8 @@ pub(crate) enum Output {
     Unlisten(SocketAddr),
     /// Tell the log.
     Log(Note),
+    /// Other interfaces than before have usable addresses.
+    Uplinks,
     /// For the first time, all is as it should be.
     Ready,
     /// Stopping is complete: the process may end.
@@ -163,6 +167,7 @@ pub(crate) struct Engine {
     listeners: Listeners,
     paths: Paths,
     outbox: Outbox,
+    uplinks: Uplinks,
     dirty: bool,
     ready: bool,
     stop: Option<Stop>,
@@ -197,6 +202,7 @@ impl Engine {
             listeners: Listeners::new(now),
             paths: Paths::new(),
             outbox,
+            uplinks: Uplinks::default(),
             dirty: true,
             ready: false,
             stop: None,
@@ -265,6 +271,9 @@ impl Engine {
             return;
         }
         self.tell_overruns(now);
+        if self.dirty {
+            self.uplinks.look(&self.network, &self.policy.rules);
+        }
         self.ask_routes(now);
         if self.first_reading && self.routes.is_waiting() {
             return;
@@ -309,7 +318,7 @@ impl Engine {
 
     /// Whether what a lookup of a route depends on must be listened to.
     pub(crate) fn needs_routing(&self) -> bool {
-        self.policy.rules.check_route() || self.manages_connections()
+        self.policy.rules.check_route() || self.uplinks.has_vpn() || self.manages_connections()
     }
 
     /// Whether events of connections are of use.
@@ -330,6 +339,13 @@ impl Engine {
     /// The name of an interface, empty if it is not known.
     pub(crate) fn interface_name(&self, index: IfIndex) -> &str {
         self.network.links().find(|(known, _)| *known == index).map_or("", |(_, link)| &link.name)
+    }
+
+    /// The usable addresses, by interface.
+    pub(crate) fn usable(&self) -> Vec<LocalAddress<'_>> {
+        let mut addresses = view_of(&self.network, &self.policy.rules);
+        addresses.retain(|local| local.unusable.is_none());
+        addresses
     }
 
     fn apply(&mut self, event: &NetworkEvent<'_>, dump: Option<Ticket>) {
@@ -482,6 +498,7 @@ impl Engine {
     fn configure(&mut self, policy: Policy) {
         self.outbox.debug = policy.debug;
         self.policy = policy;
+        self.network.forget_rules();
         // What is in use is known to have been used: a rule that comes later does not change that.
         let endpoints = &self.endpoints;
         let addresses = self.network.links_mut().flat_map(|(_, link)| &mut link.addresses);
@@ -510,7 +527,7 @@ impl Engine {
     }
 
     fn ask_routes(&mut self, now: Instant) {
-        if self.policy.rules.check_route() {
+        if self.needs_routing() {
             let outbox = &mut self.outbox;
             let send = |question| outbox.send(Request::AskRoute(question), now);
             self.routes.ask(&self.network, &self.policy.rules, send);
@@ -551,10 +568,12 @@ impl Engine {
 
     fn reconcile(&mut self, now: Instant, removals: bool) {
         self.tell_verdicts();
-        let Self { policy, network, endpoints, outbox, .. } = self;
+        let Self { policy, network, endpoints, outbox, uplinks, .. } = self;
         let addresses = view_of(network, &policy.rules);
         let view = View::new(&addresses);
+        uplinks.tell(&view, outbox);
         let wanted = policy.managers.iter().find_map(|manager| manager.endpoints(&view));
+        let wanted = uplinks.withhold(wanted, (network, &policy.rules), outbox);
         let progress = endpoints.converge(&view, wanted, outbox, now, removals);
         self.dirty = progress == Progress::Held;
         if progress == Progress::Complete && !self.ready {
@@ -570,7 +589,7 @@ impl Engine {
         if !self.outbox.debug {
             return;
         }
-        let rules = self.policy.rules;
+        let rules = &self.policy.rules;
         for (_, link) in self.network.links_mut() {
             let verdicts: Vec<_> = link.addresses.iter().map(|address| rules.verdict(link, address)).collect();
             for (address, verdict) in link.addresses.iter_mut().zip(verdicts) {
@@ -593,12 +612,7 @@ impl Engine {
 fn view_of<'a>(network: &'a Network, rules: &Rules) -> Vec<LocalAddress<'a>> {
     let mut addresses = Vec::with_capacity(16);
     for (if_index, link) in network.links() {
-        addresses.extend(link.addresses.iter().map(|address| LocalAddress {
-            flags: rules.flags,
-            backup: rules.flags.contains(EndpointFlags::BACKUP),
-            unusable: rules.verdict(link, address).err(),
-            ..LocalAddress::new(address.told.address, if_index, &link.name)
-        }));
+        addresses.extend(link.addresses.iter().map(|address| rules.local_address(if_index, link, address)));
     }
     addresses
 }

@@ -17,6 +17,7 @@ mod engine;
 pub mod event;
 mod exit;
 pub mod kit;
+mod listing;
 mod log;
 mod names;
 mod network;

@@ -24,12 +24,9 @@ pub enum Family {
     V6,
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "ipv4",
-            Self::V6 => "ipv6",
-        })
+impl Family {
+    pub(crate) const fn of(address: std::net::IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 }
 
@@ -200,6 +197,15 @@ pub(crate) enum Selector {
     PmType,
 }
 
+/// Whether interfaces are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Yes,
+    No,
+    /// Not mixed with others, as befits a VPN.
+    Apart,
+}
+
 /// An enumeration whose variants users name.
 macro_rules! named {
     ($name:ident, $($variant:ident => $text:literal),+ $(,)?) => {
@@ -219,6 +225,7 @@ macro_rules! named {
 }
 
 named!(LogDestination, Stderr => "stderr", Syslog => "syslog", Journal => "journal", Null => "null");
+named!(Family, V4 => "ipv4", V6 => "ipv6");
 named!(OnStop, Keep => "keep", Remove => "remove");
 named!(Sysctl, Set => "set", Check => "check");
 named!(Selector, PathManager => "path_manager", PmType => "pm_type");

@@ -147,11 +147,11 @@ fn over<T>(lower: &mut Option<T>, upper: Option<T>) {
     }
 }
 
-fn named<T>(key: &str, node: &Node, find: impl Fn(&str) -> Result<T, String>) -> Result<T, SettingsError> {
+pub(super) fn named<T>(key: &str, node: &Node, find: impl Fn(&str) -> Result<T, String>) -> Result<T, SettingsError> {
     item(key, &node.text(key)?, find)
 }
 
-fn item<T>(key: &str, text: &Text, find: impl Fn(&str) -> Result<T, String>) -> Result<T, SettingsError> {
+pub(super) fn item<T>(key: &str, text: &Text, find: impl Fn(&str) -> Result<T, String>) -> Result<T, SettingsError> {
     find(text.trim()).map_err(|error| text.error(format!("{key}: {error}")))
 }
 
@@ -163,7 +163,7 @@ fn path(key: &str, node: &Node) -> Result<PathBuf, SettingsError> {
     Ok(PathBuf::from(&*text))
 }
 
-fn endpoint_flags(key: &str, node: &Node) -> Result<EndpointFlags, SettingsError> {
+pub(super) fn endpoint_flags(key: &str, node: &Node) -> Result<EndpointFlags, SettingsError> {
     let mut flags = EndpointFlags::NONE;
     for text in node.texts(key)? {
         flags = flags.union(item(key, &text, names::endpoint_flag)?);

@@ -10,7 +10,7 @@ use crate::sys::{self, Netlink, Received};
 use crate::types::Errno;
 use crate::wire::{self, Encoder, Messages, ctrl, mptcp, route};
 
-const NETLINK_ROUTE: isize = 0;
+pub(super) const NETLINK_ROUTE: isize = 0;
 const NETLINK_GENERIC: isize = 16;
 /// Bytes of messages that may wait while the daemon does not read; a short one takes about 800.
 const NETWORK_QUEUE: usize = 8 << 20;

@@ -14,6 +14,10 @@ pub(crate) enum Note {
     Address { address: IpAddr, interface: Box<str>, verdict: Verdict },
     /// An endpoint is there that another added, for an address that is wanted.
     Foreign(Endpoint),
+    /// An endpoint that another added while the daemon runs, for an address of this host's.
+    Rival(Endpoint),
+    /// A VPN leads to the Internet, so that there are no endpoints.
+    Vpn(Box<str>),
     /// An endpoint of ours was taken away by another.
     Lost(Endpoint),
     /// More endpoints are wanted than the kernel takes.
@@ -50,7 +54,9 @@ impl Note {
     /// Nothing that can happen again and again is above debug, unless it is said once.
     pub(crate) fn severity(&self) -> Severity {
         match self {
-            Self::Full { .. } | Self::Overrun(_) | Self::Nonsense { .. } => Severity::Warning,
+            Self::Full { .. } | Self::Rival(_) | Self::Vpn(_) | Self::Overrun(_) | Self::Nonsense { .. } => {
+                Severity::Warning
+            }
             Self::Refused { again, .. } if !again => Severity::Warning,
             Self::CannotListen { again, .. } if !again => Severity::Warning,
             Self::LimitsSet(_)
@@ -72,6 +78,17 @@ impl fmt::Display for Note {
             Self::Address { address, verdict: Ok(()), .. } => write!(f, "address {address} is used"),
             Self::Address { address, verdict: Err(why), .. } => write!(f, "address {address} is not used: {why}"),
             Self::Foreign(endpoint) => write!(f, "endpoint of another manager serves: {endpoint}"),
+            Self::Rival(endpoint) => write!(
+                f,
+                "another manager makes endpoints too ({endpoint}): have one only (for NetworkManager, `nmcli connection \
+                 modify NAME connection.mptcp-flags disabled`)"
+            ),
+            Self::Vpn(name) => write!(
+                f,
+                "{name} is a VPN that leads to the internet: there are no endpoints while it does, as the kernel would use \
+                 them beside it (a rule for {name} with `use = true` mixes it with others, one with `use = false` \
+                 disregards it)"
+            ),
             Self::Lost(endpoint) => write!(f, "endpoint was removed by another: {endpoint}"),
             Self::Full { taken, wanted } => {
                 write!(f, "the kernel takes {taken} endpoints, {wanted} are wanted: the best are chosen")

@@ -16,7 +16,7 @@ use crate::event::RoutingChange;
 use crate::event::{Address, AddressFlags, Endpoint, Limits, Link, LinkFlags, NetworkEvent, RouteAnswer, Scope};
 use crate::plugin::{Endpoints, PathManager, View, WantedEndpoint};
 use crate::random::Random;
-use crate::rules::Rules;
+use crate::rules::{Interfaces, Rules};
 use crate::state_file::SavedState;
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags};
 use crate::wire::Refusal;
@@ -203,9 +203,9 @@ fn milliseconds(number: usize) -> Duration {
     Duration::from_millis(number.try_into().unwrap())
 }
 
-fn policy(rules: Rules) -> Policy {
+fn policy(rules: &Rules) -> Policy {
     Policy {
-        rules,
+        rules: rules.clone(),
         managers: vec![Box::new(Everything)],
         connections: None,
         paths: super::PathPolicy::default(),
@@ -220,11 +220,11 @@ impl Host {
         if random.one_in(3) {
             notify = notify.union(NotifyFlags::CHECK_ROUTE);
         }
-        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW };
+        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
         let now = Instant::now();
         let limits = Limits { subflows: 2, add_addr_accepted: 0 };
         let kernel = Kernel { limits, ..Kernel::default() };
-        let engine = Engine::new(policy(rules), SavedState::default(), now);
+        let engine = Engine::new(policy(&rules), SavedState::default(), now);
         Self { kernel, engine, saved: SavedState::default(), rules, random, now, ready: false, trace }
     }
 
@@ -259,7 +259,7 @@ impl Host {
                     }
                     Output::Ready => self.ready = true,
                     Output::Listen(at) | Output::Unlisten(at) => panic!("no connection is managed: {at}"),
-                    Output::Log(_) | Output::Done => {}
+                    Output::Log(_) | Output::Uplinks | Output::Done => {}
                 }
             }
             if !sent {
@@ -281,7 +281,7 @@ impl Host {
         match told {
             Told::Link(index, flags, dump) => {
                 let name = name(index);
-                let link = Link { index: *index, flags: *flags, name: Some(name.as_bytes()), master: None };
+                let link = Link { name: Some(name.as_bytes()), ..Link::new(*index, *flags) };
                 self.engine.handle(Input::Network { event: NetworkEvent::Link(link), dump: *dump }, now);
             }
             Told::LinkGone(index) => self.network_event(NetworkEvent::LinkGone(*index), None),
@@ -439,7 +439,7 @@ impl Host {
         self.save();
         self.kernel.network.clear();
         self.kernel.answers.clear();
-        self.engine = Engine::new(policy(self.rules), self.saved.clone(), self.now);
+        self.engine = Engine::new(policy(&self.rules), self.saved.clone(), self.now);
     }
 
     fn reload(&mut self) {
@@ -451,7 +451,7 @@ impl Host {
         if self.random.one_in(3) {
             self.rules.notify.0 ^= NotifyFlags::CHECK_ROUTE.0;
         }
-        self.engine.handle(Input::Configure(policy(self.rules)), self.now);
+        self.engine.handle(Input::Configure(policy(&self.rules)), self.now);
     }
 
     /// Nothing happens any more: an hour passes.

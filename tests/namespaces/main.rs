@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod addresses;
+mod advice;
 mod changes;
 mod connections;
 mod foreign;
@@ -18,6 +19,7 @@ mod paths;
 mod reload;
 mod restart;
 mod routes;
+mod rules;
 mod selection;
 mod start;
 

@@ -134,6 +134,8 @@ fn is_dead(reason: Unusable) -> bool {
         | Unusable::Existing
         | Unusable::RouteUnknown
         | Unusable::NoRoute
+        | Unusable::Rule(_)
+        | Unusable::BuiltIn
         | Unusable::Apart => false,
     }
 }
