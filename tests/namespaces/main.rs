@@ -14,6 +14,7 @@ mod healing;
 mod hostile;
 
 mod links;
+mod listeners;
 mod paths;
 mod reload;
 mod restart;
