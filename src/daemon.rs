@@ -8,6 +8,7 @@ mod listeners;
 mod notify;
 mod replace;
 mod select;
+mod send;
 mod sockets;
 mod store;
 mod survey;
@@ -36,13 +37,13 @@ pub(crate) use self::survey::survey;
 use self::take::{Taken, Taker, note_malformed};
 use self::watch::Watch;
 use crate::command::{PmCommand, Request};
-use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};
+use crate::engine::{Engine, Input, Note, Output, Policy, Severity, Ticket};
 use crate::exit::Fatal;
 use crate::selection::Selection;
 use crate::state_file::SavedState;
 use crate::sys::{self, Received};
-use crate::types::{Errno, Sysctl};
-use crate::wire::{Encoder, Messages, Refusal, diag, mptcp, route};
+use crate::types::Sysctl;
+use crate::wire::{Encoder, Messages, route};
 
 /// Datagrams of one socket handled before the others get their turn.
 const BUDGET: u32 = 256;
@@ -336,62 +337,6 @@ impl Daemon {
             }
         }
         sent
-    }
-
-    fn send(&mut self, ticket: Ticket, request: &Request, now: Instant) {
-        debug!(self.log, "{}", request; "request" => ticket.0);
-        self.encoder.clear();
-        let (encoder, sequence) = (&mut self.encoder, ticket.0);
-        let socket = match request {
-            Request::DumpLinks => {
-                route::encode_dump_links(encoder, sequence);
-                &self.sockets.network
-            }
-            Request::DumpAddresses => {
-                route::encode_dump_addresses(encoder, sequence);
-                &self.sockets.network
-            }
-            Request::AskRoute(question) => {
-                route::encode_ask_route(encoder, sequence, question);
-                &self.sockets.network
-            }
-            Request::Pm(command) => {
-                mptcp::encode_command(encoder, self.sockets.family, sequence, command);
-                &self.sockets.answers
-            }
-            Request::Path(command) => {
-                mptcp::encode_path_command(encoder, self.sockets.family, sequence, command);
-                &self.sockets.answers
-            }
-            Request::Sockets(request) => {
-                diag::encode_request(encoder, sequence, request);
-                match self.sockets.questions() {
-                    Ok(socket) => socket,
-                    Err(errno) => return self.refuse(ticket, errno, now),
-                }
-            }
-        };
-        match socket.send(self.encoder.bytes()) {
-            // The kernel has answered while it was sent: there is something to read.
-            Ok(()) if matches!(request, Request::Pm(_) | Request::Path(_)) => {
-                self.readable.answers = true;
-                self.unanswered += 1;
-            }
-            Ok(()) => match request {
-                Request::Sockets(request) => {
-                    self.asked.push(ticket, *request);
-                    self.readable.questions = true;
-                }
-                _ => self.readable.network = true,
-            },
-            Err(errno) => self.refuse(ticket, errno, now),
-        }
-    }
-
-    /// The request did not even reach the kernel.
-    fn refuse(&mut self, ticket: Ticket, errno: Errno, now: Instant) {
-        let refusal = Refusal { errno, text: "", missing: None };
-        self.engine.handle(Input::End(ticket, Err(Failure::Refused(refusal))), now);
     }
 
     /// Says whether there is more to read.

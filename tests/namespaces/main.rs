@@ -15,6 +15,7 @@ mod healing;
 mod hostile;
 
 mod links;
+mod listeners;
 mod paths;
 mod reload;
 mod restart;

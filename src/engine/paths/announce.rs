@@ -19,9 +19,10 @@ impl Task<'_, '_> {
     pub(super) fn announce(&mut self, wants: &[WantedAnnouncement]) {
         let mut needed = Vec::new();
         let mut due: Vec<Due> = Vec::with_capacity(wants.len());
-        for want in wants.iter().filter(|want| self.managed.connection.takes(want.address)).copied().collect::<Vec<_>>()
-        {
-            due.push((want.address, self.port_for(&want, &mut needed)));
+        for want in wants {
+            if self.managed.connection.takes(want.address) {
+                due.push((want.address, self.port_for(want, &mut needed)));
+            }
         }
         self.withdraw_addresses(&due);
         if self.managed.listens {
