@@ -10,10 +10,12 @@ mod addresses;
 mod changes;
 mod connections;
 mod foreign;
+mod goodput;
 mod healing;
 mod hostile;
 
 mod links;
+mod load;
 mod paths;
 mod reload;
 mod restart;
