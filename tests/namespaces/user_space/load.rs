@@ -3,34 +3,22 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::common::PATIENCE;
-use super::common::crowd::Crowd;
-use super::common::daemon::Daemon;
-use super::common::net::{Net, Router, SERVICE_V4, client_v4};
-use super::common::sandbox::{measured, sandboxed};
-use super::{service, start_managing, wait_for_paths};
-
-/// Two links with default routes.
-fn net_v4() -> Net {
-    let net = Net::v4(2);
-    (0..2).for_each(|link| net.default_route_v4(link));
-    net
-}
+use super::super::common::PATIENCE;
+use super::super::common::crowd::Crowd;
+use super::super::common::daemon::Daemon;
+use super::super::common::net::{Net, Router, SERVICE_V4, client_v4};
+use super::super::common::sandbox::{measured, sandboxed};
+use super::{joins, net_v4, service, start_managing, take, v4, wait_for_paths};
 
 /// Checks that a new connection gets both its paths, and that nothing was said above debug.
 fn check(daemon: &mut Daemon, net: &Net) {
     let mut crowd = Crowd::gather(net, service(SERVICE_V4), 1);
-    wait_for_paths(daemon, &net.client, 1, &[client_v4(0), client_v4(1)]);
+    wait_for_paths(daemon, &net.client, 1, &v4(0..2));
     crowd.talk();
     assert_eq!(daemon.remarks(), [""; 0]);
 }
 
-/// Joins that were begun since the daemon had said so many lines.
-fn joins(daemon: &mut Daemon, from: usize) -> usize {
-    daemon.said().iter().skip(from).filter(|line| line.contains("create subflow")).count()
-}
-
-/// Waits until so many have been.
+/// Waits until so many joins were begun.
 fn wait_for_joins(daemon: &mut Daemon, from: usize, count: usize) {
     let begun = Instant::now();
     while joins(daemon, from) < count {
@@ -54,7 +42,7 @@ fn without_a_leak(daemon: &mut Daemon, net: &Net, mut work: impl FnMut(&mut Daem
 #[test]
 fn thousands_of_short_connections_leave_nothing_behind() {
     sandboxed(|| {
-        let net = net_v4();
+        let net = net_v4(2);
         let mut daemon = start_managing(&net.client, "sspi");
         let crowd = Crowd::new(&net, "10.255.0.1:5001".parse().unwrap());
         without_a_leak(&mut daemon, &net, |_| crowd.pass_through(2000));
@@ -64,7 +52,7 @@ fn thousands_of_short_connections_leave_nothing_behind() {
 #[test]
 fn thousands_of_connections_to_peers_without_mptcp_leave_nothing_behind() {
     sandboxed(|| {
-        let net = net_v4();
+        let net = net_v4(2);
         let mut daemon = start_managing(&net.client, "sspi");
         let crowd = Crowd::of_plain_tcp(&net, "10.255.0.1:5001".parse().unwrap());
         let from = daemon.said().len();
@@ -77,12 +65,12 @@ fn thousands_of_connections_to_peers_without_mptcp_leave_nothing_behind() {
 #[test]
 fn hundreds_of_connections_at_a_time_leave_nothing_behind() {
     sandboxed(|| {
-        let net = net_v4();
+        let net = net_v4(2);
         let mut daemon = start_managing(&net.client, "sspi");
         let mut crowd = Crowd::new(&net, "10.255.0.1:5001".parse().unwrap());
         without_a_leak(&mut daemon, &net, |daemon| {
             crowd.grow(400);
-            wait_for_paths(daemon, &net.client, 400, &[client_v4(0), client_v4(1)]);
+            wait_for_paths(daemon, &net.client, 400, &v4(0..2));
             crowd.leave();
         });
     });
@@ -91,8 +79,7 @@ fn hundreds_of_connections_at_a_time_leave_nothing_behind() {
 #[test]
 fn connections_closed_while_their_join_is_on_its_way_leave_nothing_behind() {
     sandboxed(|| {
-        let net = Net::v4(1);
-        net.default_route_v4(0);
+        let net = net_v4(1);
         let router = Router::add(&net, 1..2, 1);
         net.client.ip("addr add 10.0.1.1/24 dev c1");
         net.default_route_v4(1);
@@ -112,10 +99,10 @@ fn connections_closed_while_their_join_is_on_its_way_leave_nothing_behind() {
 #[test]
 fn an_interface_that_flaps_is_used_in_the_end() {
     sandboxed(|| {
-        let net = net_v4();
+        let net = net_v4(2);
         let mut daemon = start_managing(&net.client, "sspi");
         let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 20);
-        wait_for_paths(&mut daemon, &net.client, 20, &[client_v4(0), client_v4(1)]);
+        wait_for_paths(&mut daemon, &net.client, 20, &v4(0..2));
         let from = daemon.said().len();
         for _ in 0..50 {
             net.client.ip("link set c1 down");
@@ -124,7 +111,7 @@ fn an_interface_that_flaps_is_used_in_the_end() {
             net.default_route_v4(1);
             thread::sleep(Duration::from_millis(40));
         }
-        let back = wait_for_paths(&mut daemon, &net.client, 20, &[client_v4(0), client_v4(1)]);
+        let back = wait_for_paths(&mut daemon, &net.client, 20, &v4(0..2));
         let tries = joins(&mut daemon, from);
         measured(&format!("{tries} joins of 20 connections during 50 flaps, back after {back:?}"));
         assert!(tries <= 20 * 60, "{tries} joins of 20 connections during 50 flaps");
@@ -136,9 +123,8 @@ fn an_interface_that_flaps_is_used_in_the_end() {
 #[test]
 fn with_64_interfaces_a_connection_has_as_many_paths_as_it_may_and_few_joins_are_made() {
     sandboxed(|| {
-        let net = Net::v4(64);
-        net.server.ip("mptcp limits set subflows 2 add_addr_accepted 2");
-        (0..64).for_each(|link| net.default_route_v4(link));
+        let net = net_v4(64);
+        take(&net, 2);
         let mut daemon = start_managing(&net.client, "sspi");
         let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 5);
         thread::sleep(Duration::from_secs(3));

@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
-use super::common::crowd::Crowd;
-use super::common::net::{Net, SERVICE_V4, client_v4};
-use super::common::sandbox::{measured, sandboxed};
-use super::{service, start_managing, wait_for_paths};
+use super::super::common::crowd::Crowd;
+use super::super::common::net::{Net, SERVICE_V4, client_v4};
+use super::super::common::sandbox::{measured, sandboxed};
+use super::{service, start_managing, v4, wait_for_paths};
 
 /// Until windows are open.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ fn both_links(path_manager: &str) {
     (0..2).for_each(|link| net.default_route_v4(link));
     let mut daemon = start_managing(&net.client, path_manager);
     let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 1);
-    wait_for_paths(&mut daemon, &net.client, 1, &[client_v4(0), client_v4(1)]);
+    wait_for_paths(&mut daemon, &net.client, 1, &v4(0..2));
     let flood = crowd.flood();
     thread::sleep(WARM_UP);
     let rate = flood.rate(MEASURE);
