@@ -136,8 +136,8 @@ fn set_up(loaded: Loaded) -> Result<Setup, config::ConfigError> {
     for notice in notices {
         info!(log, "{}", notice);
     }
-    let Config { addr_flags, notify_flags, debug, on_stop, .. } = config;
+    let Config { addr_flags, notify_flags, debug, on_stop, sysctl, .. } = config;
     let rules = Rules { notify: notify_flags, flags: addr_flags };
     let policy = Policy { rules, managers, connections, paths: PathPolicy::default(), debug };
-    Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, log })
+    Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, sysctl, log })
 }

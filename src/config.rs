@@ -18,7 +18,7 @@ use crate::names;
 use crate::plugin::{PathManager, Plugin};
 use crate::settings::tree::{self, Table, Value};
 use crate::settings::{Settings, SettingsError, Source};
-use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop};
+use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop, Sysctl};
 use file::{Directory, Missing};
 use layer::{Layer, Origin};
 
@@ -50,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) load_plugins: Vec<&'static Plugin>,
     /// What becomes of endpoints and limits at the end.
     pub(crate) on_stop: OnStop,
+    /// What is done about the sysctl that selects who manages new connections.
+    pub(crate) sysctl: Sysctl,
     /// Settings of path managers by name, of those not loaded too; none if there are none.
     pub(crate) settings: BTreeMap<String, Settings>,
     /// The files that were read, in order.
@@ -290,6 +292,7 @@ impl Reading<'_> {
             path_manager,
             load_plugins,
             on_stop: self.core.on_stop.map_or(OnStop::Keep, |given| given.value),
+            sysctl: self.core.sysctl.map_or(Sysctl::Set, |given| given.value),
             settings: settings.collect(),
             sources: self.sources,
         };

@@ -1,12 +1,16 @@
 //! The loop: sockets that became readable are drained and decoded into inputs of the engine, and what
 //! the engine puts out is encoded and sent. The only module that sees both bytes and the engine.
 
+mod ask;
 mod kernel;
+mod listeners;
 mod notify;
 mod replace;
+mod select;
 mod sockets;
 mod store;
 mod take;
+mod watch;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,16 +23,22 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Drain, Logger, debug, error, info, warn};
 
+use self::ask::Asked;
+use self::listeners::Listeners;
 use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
 use self::take::{Taken, Taker, note_malformed};
+use self::watch::Watch;
 use crate::command::{PmCommand, Request};
 use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};
 use crate::exit::Fatal;
+use crate::selection::Selection;
+use crate::state_file::SavedState;
 use crate::sys::{self, Received};
-use crate::wire::{Encoder, Messages, Refusal, mptcp, route};
+use crate::types::{Errno, Sysctl};
+use crate::wire::{Encoder, Messages, Refusal, diag, mptcp, route};
 
 /// Datagrams of one socket handled before the others get their turn.
 const BUDGET: u32 = 256;
@@ -51,6 +61,7 @@ pub(crate) struct Setup {
     pub(crate) policy: Policy,
     /// `on-stop = "remove"`.
     pub(crate) remove_on_stop: bool,
+    pub(crate) sysctl: Sysctl,
     pub(crate) log: Logger,
 }
 
@@ -73,11 +84,16 @@ struct Daemon {
     notifier: Notifier,
     log: Logger,
     remove_on_stop: bool,
+    sysctl: Sysctl,
+    selection: Selection,
     reload: Reload,
     /// Sockets that may have more to read.
     readable: Readable,
+    watch: Watch,
+    listeners: Listeners,
     /// Requests whose answer comes on that socket and has not ended yet.
     unanswered: u32,
+    asked: Asked,
     /// See [`Taker`].
     interrupted: Option<Ticket>,
     listens_to_routing: bool,
@@ -94,6 +110,7 @@ struct Readable {
     network: bool,
     events: bool,
     answers: bool,
+    questions: bool,
     signals: bool,
     instance: bool,
 }
@@ -110,18 +127,18 @@ enum Sent {
 
 impl Readable {
     fn any(self) -> bool {
-        self.network || self.events || self.answers || self.signals || self.instance
+        self.network || self.events || self.answers || self.questions || self.signals || self.instance
     }
 }
 
 impl Daemon {
     fn new(sockets: Sockets, setup: Setup, reload: Reload) -> Result<Self, Fatal> {
-        kernel::check_path_manager(&setup.log);
         let mut store = Store::find(&setup.log);
         let saved = store.load();
         let now = Instant::now();
         let mut daemon = Self {
             poll: Poll::new().map_err(failed("make an epoll instance"))?,
+            selection: Selection::new(saved.selected.clone()),
             clock: sys::ClockChange::new().map_err(failed("watch the clock"))?,
             signals: Signals::new([SIGHUP, SIGINT, SIGTERM, SIGCONT]).map_err(failed("catch signals"))?,
             engine: Engine::new(setup.policy, saved, now),
@@ -130,9 +147,13 @@ impl Daemon {
             notifier: Notifier::new(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
+            sysctl: setup.sysctl,
             reload,
             readable: Readable::default(),
+            watch: Watch::Off,
+            listeners: Listeners::default(),
             unanswered: 0,
+            asked: Asked::default(),
             interrupted: None,
             listens_to_routing: false,
             suspended: sys::suspended(),
@@ -143,7 +164,10 @@ impl Daemon {
             done: false,
         };
         daemon.register().map_err(failed("watch sockets"))?;
-        daemon.listen_to_routing()?;
+        daemon.listen_as_needed()?;
+        // Last, when nothing can fail any more, and after events were joined: without a subscriber the
+        // kernel refuses to new connections what user space is to manage.
+        daemon.select_path_manager();
         Ok(daemon)
     }
 
@@ -151,7 +175,6 @@ impl Daemon {
         let registry = self.poll.registry();
         let sockets = [
             (self.sockets.network.as_fd(), NETWORK),
-            (self.sockets.events.as_fd(), EVENTS),
             (self.sockets.answers.as_fd(), ANSWERS),
             (self.sockets.instance.as_fd(), INSTANCE),
             (self.clock.as_fd(), CLOCK),
@@ -160,6 +183,17 @@ impl Daemon {
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
         }
         registry.register(&mut self.signals, SIGNALS, Interest::READABLE)
+    }
+
+    /// Listens to what the configuration needs.
+    fn listen_as_needed(&mut self) -> Result<(), Fatal> {
+        let needed = self.engine.manages_connections() || self.log.is_debug_enabled();
+        let unread = self.watch.set(needed, &self.sockets.events, self.poll.registry());
+        self.readable.events |= unread.map_err(failed("watch mptcp_pm_events"))?;
+        if self.engine.manages_connections() {
+            self.tell_timestamps(Instant::now());
+        }
+        self.listen_to_routing()
     }
 
     /// Joins or leaves the groups that tell of routes, as the configuration needs them.
@@ -205,8 +239,7 @@ impl Daemon {
                     INSTANCE => self.readable.instance = true,
                     // The turn that follows asks whether the machine slept.
                     CLOCK => self.clock.wait_again(),
-                    // Nothing else is registered.
-                    Token(_) => {}
+                    listener => self.listeners.notice(listener, Instant::now()),
                 }
             }
         }
@@ -220,7 +253,9 @@ impl Daemon {
         }
         let due = self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let retry = self.notifier.is_waiting().then_some(notify::TRY_AGAIN);
-        due.into_iter().chain(retry).min()
+        let rest = self.watch.due().map(|time| time.saturating_duration_since(Instant::now()));
+        let connections = self.listeners.due().map(|time| time.saturating_duration_since(Instant::now()));
+        [due, retry, rest, connections].into_iter().flatten().min()
     }
 
     /// Takes what there is to read, lets the engine decide, and sends what it decided.
@@ -232,16 +267,20 @@ impl Daemon {
         if self.readable.network {
             self.readable.network = self.take_network(now)?;
         }
-        if self.readable.events {
+        if self.readable.events || self.watch.due().is_some_and(|time| time <= now) {
             self.readable.events = self.take_events(now)?;
         }
         if self.readable.instance {
             self.turn_away();
         }
+        self.listeners.turn_away(now);
         let mut removals = true;
         for _ in 0..ROUNDS {
             if self.readable.answers {
                 self.readable.answers = self.take_answers(now)?;
+            }
+            if self.readable.questions {
+                self.readable.questions = self.take_questions(now)?;
             }
             self.engine.advance(now, removals);
             match self.put_out(now) {
@@ -260,7 +299,8 @@ impl Daemon {
     fn save(&mut self) {
         self.turns_unsaved = 0;
         if let Some(state) = self.engine.take_saved_state(Instant::now()) {
-            self.store.save(&state);
+            let selected = self.selection.original().cloned();
+            self.store.save(&SavedState { selected, ..state });
         }
     }
 
@@ -274,6 +314,8 @@ impl Daemon {
                     let removal = matches!(request, Request::Pm(PmCommand::RemoveEndpoint(_)));
                     sent = if removal { Sent::Removal } else { Sent::Requests };
                 }
+                Output::Listen(wanted) => self.listen(wanted, now),
+                Output::Unlisten(wanted) => self.unlisten(wanted),
                 Output::Log(note) => self.tell(&note),
                 Output::Ready => {
                     info!(self.log, "ready");
@@ -310,6 +352,13 @@ impl Daemon {
                 mptcp::encode_path_command(encoder, self.sockets.family, sequence, command);
                 &self.sockets.answers
             }
+            Request::Sockets(request) => {
+                diag::encode_request(encoder, sequence, request);
+                match self.sockets.questions() {
+                    Ok(socket) => socket,
+                    Err(errno) => return self.refuse(ticket, errno, now),
+                }
+            }
         };
         match socket.send(self.encoder.bytes()) {
             // The kernel has answered while it was sent: there is something to read.
@@ -317,12 +366,21 @@ impl Daemon {
                 self.readable.answers = true;
                 self.unanswered += 1;
             }
-            Ok(()) => self.readable.network = true,
-            Err(errno) => {
-                let refusal = Refusal { errno, text: "", missing: None };
-                self.engine.handle(Input::End(ticket, Err(Failure::Refused(refusal))), now);
-            }
+            Ok(()) => match request {
+                Request::Sockets(request) => {
+                    self.asked.push(ticket, *request);
+                    self.readable.questions = true;
+                }
+                _ => self.readable.network = true,
+            },
+            Err(errno) => self.refuse(ticket, errno, now),
         }
+    }
+
+    /// The request did not even reach the kernel.
+    fn refuse(&mut self, ticket: Ticket, errno: Errno, now: Instant) {
+        let refusal = Refusal { errno, text: "", missing: None };
+        self.engine.handle(Input::End(ticket, Err(Failure::Refused(refusal))), now);
     }
 
     /// Says whether there is more to read.
@@ -376,20 +434,22 @@ impl Daemon {
     }
 
     fn take_events(&mut self, now: Instant) -> Result<bool, Fatal> {
-        let Self { sockets, buffer, engine, log, .. } = self;
-        let (debug, managed) = (log.is_debug_enabled(), engine.manages_connections());
-        for _ in 0..BUDGET {
+        let Self { sockets, buffer, engine, log, watch, poll, .. } = self;
+        for read in 0..BUDGET {
             match sockets.events.receive(buffer).map_err(failed("read mptcp_pm_events"))? {
-                Received::Nothing => return Ok(false),
+                Received::Nothing => {
+                    let hurry = engine.hurries() || log.is_debug_enabled();
+                    let drained = watch.drained(read > 0, hurry, &sockets.events, poll.registry());
+                    return drained.map(|()| false).map_err(failed("watch mptcp_pm_events"));
+                }
                 Received::Other => {}
                 Received::Lost => engine.handle(Input::EventsLost, now),
-                Received::Datagram if debug || managed => {
+                Received::Datagram => {
                     for message in Messages::new(buffer) {
                         let taken = message.and_then(|message| take::event(engine, log, &message, now));
                         note_malformed(log, "mptcp_pm event", taken);
                     }
                 }
-                Received::Datagram => {}
             }
         }
         Ok(true)
@@ -416,6 +476,9 @@ impl Daemon {
         self.notifier.tell(&[NotifyState::Stopping]);
         let remove = self.remove_on_stop;
         info!(self.log, "stopping"; "endpoints" => if remove { "removed" } else { "kept" });
+        if remove {
+            self.put_path_manager_back();
+        }
         self.engine.handle(Input::Stop { remove }, now);
     }
 
@@ -431,8 +494,10 @@ impl Daemon {
                 self.log = setup.log;
                 self.store.log_to(&self.log);
                 self.remove_on_stop = setup.remove_on_stop;
+                self.sysctl = setup.sysctl;
                 self.engine.handle(Input::Configure(setup.policy), now);
-                match self.listen_to_routing() {
+                self.select_path_manager();
+                match self.listen_as_needed() {
                     Ok(()) => info!(self.log, "configuration read again"),
                     Err(fatal) => error!(self.log, "{}", fatal),
                 }

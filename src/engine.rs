@@ -6,6 +6,7 @@
 
 mod endpoints;
 mod ids;
+mod listeners;
 mod note;
 mod outbox;
 mod paths;
@@ -17,9 +18,11 @@ mod simulation;
 mod tests;
 mod ways;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::endpoints::{Endpoints, Progress};
+use self::listeners::Listeners;
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
 pub(crate) use self::paths::PathPolicy;
@@ -27,12 +30,13 @@ use self::paths::{Host, Paths};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
 use crate::command::{PmCommand, Request, RouteQuestion};
+use crate::diag::Socket;
 use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
 use crate::rules::Rules;
 use crate::state_file::SavedState;
-use crate::types::{EndpointFlags, IfIndex};
+use crate::types::{EndpointFlags, Errno, IfIndex};
 use crate::wire::Refusal;
 
 /// Names a request; its answers carry the same.
@@ -54,6 +58,10 @@ pub(crate) enum Input<'a> {
     NetworkLost,
     /// There are no more messages about the network for now.
     NetworkDrained,
+    /// What became of a wish to [listen](Output::Listen): where, or why not.
+    Listening { wanted: SocketAddr, result: Result<SocketAddr, Errno> },
+    /// Whether new connections use TCP timestamps.
+    Timestamps(bool),
     /// Answers of the kernel's path manager were lost.
     AnswersLost,
     /// Events of connections were lost.
@@ -72,6 +80,7 @@ pub(crate) enum Answer {
     Endpoint(Endpoint),
     Limits(Limits),
     Route(RouteAnswer),
+    Socket(Socket),
 }
 
 /// Why a request failed.
@@ -88,6 +97,10 @@ pub(crate) enum Failure<'a> {
 pub(crate) enum Output {
     /// Send a request.
     Send(Ticket, Request),
+    /// Listen there for Multipath TCP, on any port if it is 0.
+    Listen(SocketAddr),
+    /// Listen there no more; subflows that were joined stay.
+    Unlisten(SocketAddr),
     /// Tell the log.
     Log(Note),
     /// For the first time, all is as it should be.
@@ -147,6 +160,7 @@ pub(crate) struct Engine {
     first_reading: bool,
     routes: Routes,
     endpoints: Endpoints,
+    listeners: Listeners,
     paths: Paths,
     outbox: Outbox,
     dirty: bool,
@@ -180,6 +194,7 @@ impl Engine {
             first_reading: true,
             routes: Routes::default(),
             endpoints: Endpoints::new(saved, now),
+            listeners: Listeners::new(now),
             paths: Paths::new(),
             outbox,
             dirty: true,
@@ -195,6 +210,7 @@ impl Engine {
             Input::Network { event, dump } => self.apply(&event, dump),
             Input::Mptcp(event) => {
                 if self.manages_connections() {
+                    self.listeners.apply(&event);
                     self.paths.apply(&event, &self.policy.paths, now);
                 }
             }
@@ -202,11 +218,16 @@ impl Engine {
             Input::End(ticket, result) => self.end(ticket, result, now),
             Input::NetworkLost => self.network_lost(now),
             Input::NetworkDrained => self.drained = true,
+            Input::Listening { wanted, result } => self.listeners.listening(wanted, result, &mut self.outbox, now),
+            Input::Timestamps(used) => self.listeners.use_timestamps(used),
             Input::AnswersLost => {
                 self.overruns.unsaid += 1;
                 self.look_again(now);
             }
-            Input::EventsLost => self.overruns.unsaid += u32::from(self.manages_connections()),
+            Input::EventsLost => {
+                self.overruns.unsaid += u32::from(self.manages_connections());
+                self.listeners.look_again(now);
+            }
             Input::Resumed => {
                 self.read_again(now);
                 self.look_again(now);
@@ -248,6 +269,7 @@ impl Engine {
         if self.first_reading && self.routes.is_waiting() {
             return;
         }
+        self.know_listeners(now);
         self.make_paths(now);
         if self.endpoints.is_settled() && (self.dirty || self.endpoints.is_due(now)) {
             self.reconcile(now, removals);
@@ -257,8 +279,8 @@ impl Engine {
     /// Whether [`advance`](Self::advance) has more to do at once, without anything new to handle.
     pub(crate) fn has_work(&self) -> bool {
         let endpoints = self.dirty && self.stop != Some(Stop::Done) && self.endpoints.is_settled();
-        let paths = self.manages_connections() && self.stop.is_none() && self.paths.has_work();
-        self.reading == Reading::Done && (endpoints || paths)
+        let changed = self.paths.has_work() || self.listeners.has_changed();
+        self.reading == Reading::Done && (endpoints || (self.may_make_paths() && changed))
     }
 
     /// The next output.
@@ -275,8 +297,9 @@ impl Engine {
             Reading::Links(_) | Reading::Addresses(_) | Reading::Done => None,
         };
         let endpoints = self.endpoints.deadline(self.reading == Reading::Done);
-        let paths = self.paths.deadline().filter(|_| self.reading == Reading::Done);
-        [answer, reading, endpoints, paths].into_iter().flatten().min()
+        let paths = self.paths.deadline().filter(|_| self.may_make_paths());
+        let listeners = self.listeners.deadline().filter(|_| self.may_make_paths());
+        [answer, reading, endpoints, listeners, paths].into_iter().flatten().min()
     }
 
     /// What must outlive the process, if that has changed since the last call and is due.
@@ -292,6 +315,11 @@ impl Engine {
     /// Whether events of connections are of use.
     pub(crate) fn manages_connections(&self) -> bool {
         self.policy.connections.is_some()
+    }
+
+    /// Whether something may follow from the next event of a connection, so that it must not wait.
+    pub(crate) fn hurries(&self) -> bool {
+        self.paths.hurries()
     }
 
     /// The question that a ticket stands for, if it is one about a route.
@@ -334,14 +362,20 @@ impl Engine {
 
     fn network_changed(&mut self) {
         self.routes.changed();
+        self.listeners.network_changed();
         self.paths.network_changed();
         self.dirty = true;
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
         match answer {
-            Answer::Endpoint(endpoint) => self.endpoints.collect(ticket, endpoint, now),
+            Answer::Endpoint(endpoint) => {
+                if !self.paths.collect(ticket, &endpoint) {
+                    self.endpoints.collect(ticket, endpoint, now);
+                }
+            }
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
+            Answer::Socket(socket) => self.listeners.collect(ticket, &socket),
             Answer::Route(route) => {
                 let way = match (route.unicast, route.through) {
                     (true, true) => Way::Through,
@@ -360,7 +394,8 @@ impl Engine {
             self.end_route(ticket, Way::Nowhere, now);
         } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
             self.end_reading(result.is_ok(), now);
-        } else if !self.paths.end(ticket, result, &self.policy.paths, now)
+        } else if !self.listeners.end(ticket, result, now)
+            && !self.paths.end(ticket, result, &self.policy.paths, &mut self.outbox, now)
             && self.endpoints.end(ticket, result, &mut self.outbox, now)
         {
             self.dirty = true;
@@ -438,6 +473,7 @@ impl Engine {
     }
 
     fn look_again(&mut self, now: Instant) {
+        self.listeners.look_again(now);
         self.paths.forget_requests();
         self.endpoints.forget_requests();
         self.endpoints.look_soon(now);
@@ -451,7 +487,13 @@ impl Engine {
         let addresses = self.network.links_mut().flat_map(|(_, link)| &mut link.addresses);
         addresses.for_each(|address| address.existing &= !endpoints.had(address.told.address));
         self.endpoints.forgive();
-        self.paths.configured();
+        if self.manages_connections() {
+            self.paths.configured();
+        } else {
+            // Nobody tells of connections any more.
+            self.paths = Paths::new();
+            self.listeners.clear(&mut self.outbox);
+        }
         self.routes.changed();
         self.dirty = true;
     }
@@ -475,8 +517,28 @@ impl Engine {
         }
     }
 
+    /// Whether connections are looked at.
+    fn may_make_paths(&self) -> bool {
+        let known = self.reading == Reading::Done && !(self.first_reading && self.routes.is_waiting());
+        known && self.stop.is_none() && self.manages_connections()
+    }
+
+    /// Keeps in touch with who listens where, if connections are managed.
+    fn know_listeners(&mut self, now: Instant) {
+        if !self.manages_connections() {
+            return;
+        }
+        for token in self.paths.take_unannounced() {
+            self.listeners.keep(token, &[], &mut self.outbox);
+        }
+        self.listeners.advance(&mut self.outbox, now);
+        if self.listeners.take_changed() {
+            self.paths.listeners_changed();
+        }
+    }
+
     fn make_paths(&mut self, now: Instant) {
-        let Self { policy, network, paths, outbox, .. } = self;
+        let Self { policy, network, paths, listeners, outbox, .. } = self;
         let manager = policy.connections.and_then(|index| policy.managers.get(index));
         let Some(manager) = manager else { return };
         if !paths.has_work() && paths.deadline().is_none_or(|time| time > now) {
@@ -484,7 +546,7 @@ impl Engine {
         }
         let addresses = view_of(network, &policy.rules);
         let view = View::new(&addresses);
-        paths.advance(&Host { view: &view, manager: &**manager, policy: policy.paths, now }, outbox);
+        paths.advance(&Host { view: &view, manager: &**manager, policy: policy.paths, now }, listeners, outbox);
     }
 
     fn reconcile(&mut self, now: Instant, removals: bool) {

@@ -1,29 +1,33 @@
 //! Makes the paths that a path manager wants of every connection, and keeps them: which connections
 //! there are, which of them are to be looked at, and what the kernel said to what was asked for them.
 //!
-//! What is to be done about one connection is decided in `converge`; how a path that fails is tried
-//! again, in `attempts`.
+//! What is to be done about one connection is decided in `converge`, what its events mean in `managed`;
+//! how a path that fails is tried again, in `attempts`.
 
+mod announce;
 mod attempts;
 mod converge;
+mod managed;
+mod table;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use self::attempts::{Attempt, Loss};
 use self::converge::Work;
+use self::managed::{Asked, Managed};
+use self::table::Table;
 use super::ids::Ids;
+use super::listeners::Listeners;
 use super::outbox::Outbox;
-use super::retry::Pace;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
-use crate::command::{Request, RouteQuestion};
-use crate::connections::{Closed, Connection, TokenMap, plain};
-use crate::event::{self, MptcpEvent, RoutingChange};
-use crate::plugin::{Memo, Origin, PathManager, View};
+use crate::command::{PathCommand, Request, RouteQuestion};
+use crate::connections::Closed;
+use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
+use crate::plugin::{Memo, PathManager, View};
 use crate::types::{IfIndex, Token};
 
 /// How paths are tried and how many there may be.
@@ -50,24 +54,28 @@ impl Default for PathPolicy {
     }
 }
 
+/// When so many connections in a row needed nothing, the next will hardly either.
+const CALM: u32 = 8;
 /// Connections looked at before the loop turns.
 const SLICE: usize = 64;
 
 /// Every connection whose paths are managed.
 #[derive(Debug)]
 pub(super) struct Paths {
-    live: TokenMap<Box<Managed>>,
+    live: Table,
     closed: Closed,
     /// Connections to be looked at, each once.
     dirty: VecDeque<Token>,
+    /// Connections to be looked at when there is room for their questions about routes, each once.
+    crowded: VecDeque<Token>,
+    /// Connections still to be looked at because the host's network changed, each once.
+    sweep: VecDeque<Token>,
     /// Connections with a path that had no route.
-    unrouted: Vec<Token>,
-    /// Connections still to be looked at because the host's network changed.
-    sweep: Vec<Token>,
+    unrouted: BTreeSet<Token>,
+    /// They may have one now.
+    rerouted: bool,
     /// The addresses that were usable when the view was last taken, sorted.
     usable: Vec<(IpAddr, IfIndex)>,
-    /// Those that came back and of which the connections of the sweep are to be told.
-    returned: Vec<(IpAddr, IfIndex)>,
     /// When a connection is to be looked at again; an entry counts if the connection says the same.
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
     /// Commands that are not answered yet, in the order in which they were sent.
@@ -77,30 +85,10 @@ pub(super) struct Paths {
     ids: Ids,
     work: Work,
     view_changed: bool,
-}
-
-/// A connection and what is done about it.
-#[derive(Debug)]
-struct Managed {
-    connection: Connection,
-    attempts: Vec<Attempt>,
-    memo: Memo,
-    /// The peer closed what came beyond so many subflows.
-    took: Option<usize>,
-    wake: Option<Instant>,
-    /// Of subflows that are begun: a peer could otherwise have any number begun by announcing addresses.
-    pace: Pace,
-    dirty: bool,
-    /// It is under the kernel's own path manager, or stays on this host.
-    left_alone: bool,
-}
-
-/// What a command was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Create(IpAddr, SocketAddr),
-    Destroy(SocketAddr, SocketAddr),
-    Other,
+    /// Connections that are gone and needed listeners of the daemon's.
+    unannounced: Vec<Token>,
+    /// Connections looked at since one needed anything.
+    calm: u32,
 }
 
 /// What is needed to decide about connections.
@@ -114,19 +102,22 @@ pub(super) struct Host<'a> {
 impl Paths {
     pub(super) fn new() -> Self {
         Self {
-            live: TokenMap::default(),
+            live: Table::default(),
             closed: Closed::default(),
             dirty: VecDeque::new(),
-            unrouted: Vec::new(),
-            sweep: Vec::new(),
+            crowded: VecDeque::new(),
+            sweep: VecDeque::new(),
+            unrouted: BTreeSet::new(),
+            rerouted: false,
             usable: Vec::new(),
-            returned: Vec::new(),
             timers: BinaryHeap::new(),
             asked: VecDeque::new(),
             ways: Ways::default(),
             ids: Ids::default(),
             work: Work::default(),
             view_changed: true,
+            unannounced: Vec::new(),
+            calm: 0,
         }
     }
 
@@ -161,21 +152,16 @@ impl Paths {
     }
 
     fn created(&mut self, told: &event::Connection, now: Instant) {
-        let managed = Managed {
-            connection: Connection::new(told, now),
-            attempts: Vec::new(),
-            memo: Memo::default(),
-            took: None,
-            wake: None,
-            pace: Pace::default(),
-            dirty: false,
-            left_alone: stays_here(told),
-        };
-        self.live.insert(told.token, Box::new(managed));
+        self.forget_listeners(told.token);
+        let managed = Managed::new(told, stays_here(told), now);
+        if self.live.insert(told.token, managed) {
+            // The token is another connection's now: what is said of the former does not matter any more.
+            self.asked.retain(|(_, token, _)| *token != told.token);
+        }
     }
 
     fn established(&mut self, told: &event::Connection, now: Instant) {
-        if !self.live.contains_key(&told.token) {
+        if !self.live.contains(told.token) {
             // What comes after CLOSED is of the connection that was closed.
             if self.closed.contains(told.token, now) {
                 return;
@@ -190,17 +176,24 @@ impl Paths {
 
     /// The connection is gone.
     fn forget(&mut self, token: Token, now: Instant) {
-        if self.live.remove(&token).is_some() {
+        self.forget_listeners(token);
+        if self.live.remove(token) {
             self.closed.bury(token, now);
+            self.asked.retain(|(_, asked, _)| *asked != token);
+            self.unrouted.remove(&token);
         }
-        if self.live.len() * 4 < self.live.capacity() && self.live.capacity() > 256 {
-            self.live.shrink_to(self.live.len() * 2);
+    }
+
+    /// The connection is about to be gone, and with it what it needed listeners for.
+    fn forget_listeners(&mut self, token: Token) {
+        if self.live.get_mut(token).is_some_and(|managed| managed.listens) {
+            self.unannounced.push(token);
         }
     }
 
     /// Changes a connection, if it is known, and has it looked at if the change matters.
     fn change(&mut self, token: Token, change: impl FnOnce(&mut Managed) -> bool) {
-        let Some(managed) = self.live.get_mut(&token) else { return };
+        let Some(managed) = self.live.get_mut(token) else { return };
         let matters = change(managed);
         if matters && !managed.dirty && !managed.left_alone {
             managed.dirty = true;
@@ -221,14 +214,22 @@ impl Paths {
     /// A route is not what it was.
     pub(super) fn routing_changed(&mut self, change: RoutingChange) {
         self.ways.changed(change);
-        for token in std::mem::take(&mut self.unrouted) {
-            self.touch(token);
-        }
+        self.rerouted |= !self.unrouted.is_empty();
+    }
+
+    /// Others listen than did.
+    pub(super) fn listeners_changed(&mut self) {
+        self.view_changed = true;
+    }
+
+    /// Connections that are gone and needed listeners of the daemon's, each once.
+    pub(super) fn take_unannounced(&mut self) -> Vec<Token> {
+        std::mem::take(&mut self.unannounced)
     }
 
     /// Path manager or policy are others now.
     pub(super) fn configured(&mut self) {
-        for managed in self.live.values_mut() {
+        for (_, managed) in self.live.iter_mut() {
             managed.memo = Memo::default();
             managed.took = None;
         }
@@ -247,9 +248,15 @@ impl Paths {
         }
     }
 
+    /// Whether a connection may need something as soon as it is there.
+    pub(super) fn hurries(&self) -> bool {
+        self.calm < CALM
+    }
+
     /// Whether there is work that waits for nothing.
     pub(super) fn has_work(&self) -> bool {
-        self.view_changed || !self.dirty.is_empty() || !self.sweep.is_empty()
+        let queued = !self.dirty.is_empty() || !self.sweep.is_empty();
+        queued || self.view_changed || self.rerouted || (!self.crowded.is_empty() && self.ways.has_room())
     }
 
     /// When there will be work.
@@ -258,23 +265,38 @@ impl Paths {
     }
 
     /// Looks at some of the connections that are to be looked at.
-    pub(super) fn advance(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
+    pub(super) fn advance(&mut self, host: &Host<'_>, listeners: &mut Listeners, outbox: &mut Outbox) {
         self.expire(host.now);
         if std::mem::take(&mut self.view_changed) {
+            self.calm = 0;
             self.begin_sweep(host.view);
         }
-        for _ in 0..SLICE {
-            // What happened to a connection comes before what may concern it.
-            if let Some(token) = self.dirty.pop_front() {
-                self.converge(token, host, outbox);
-            } else if let Some(token) = self.sweep.pop() {
-                self.forgive(token);
-                self.converge(token, host, outbox);
-            } else {
-                self.returned.clear();
-                return;
+        if std::mem::take(&mut self.rerouted) {
+            for token in std::mem::take(&mut self.unrouted) {
+                self.change(token, Managed::reroute);
             }
         }
+        for _ in 0..SLICE {
+            let Some(token) = self.next() else { break };
+            self.converge(token, host, listeners, outbox);
+        }
+        self.tidy_timers();
+    }
+
+    /// The next connection to be looked at: what happened to one comes before what may concern it.
+    fn next(&mut self) -> Option<Token> {
+        if let Some(token) = self.dirty.pop_front() {
+            return Some(token);
+        }
+        if self.ways.has_room() {
+            if let Some(token) = self.crowded.pop_front() {
+                self.live.get_mut(token).into_iter().for_each(|managed| managed.crowded = false);
+                return Some(token);
+            }
+        }
+        let token = self.sweep.pop_front()?;
+        self.live.get_mut(token).into_iter().for_each(|managed| managed.swept = false);
+        Some(token)
     }
 
     fn expire(&mut self, now: Instant) {
@@ -284,30 +306,26 @@ impl Paths {
         }
     }
 
-    /// Every connection is to be looked at; those that wait for an earlier sweep come first.
-    fn begin_sweep(&mut self, view: &View<'_>) {
-        let mut usable: Vec<_> = view.usable().map(|local| (local.address, local.if_index)).collect();
-        usable.sort_unstable();
-        let came = usable.iter().filter(|pair| self.usable.binary_search(pair).is_err());
-        self.returned.extend(came);
-        self.returned.sort_unstable();
-        self.returned.dedup();
-        self.usable = usable;
-        let waiting = std::mem::take(&mut self.sweep);
-        self.sweep = self.live.iter().filter(|(_, managed)| !managed.left_alone).map(|(token, _)| *token).collect();
-        if waiting.len() < self.sweep.len() {
-            self.sweep.extend(waiting);
+    /// What waits for nothing any more is dropped before it outgrows what is.
+    fn tidy_timers(&mut self) {
+        if self.timers.len() > 2 * self.live.len() + 64 || self.live.is_empty() {
+            let wakes = self.live.iter().filter_map(|(token, managed)| Some(Reverse((managed.wake?, token))));
+            self.timers = wakes.collect();
         }
     }
 
-    /// Failures of paths from addresses that came back are forgotten, and what the peer took.
-    fn forgive(&mut self, token: Token) {
-        let Some(managed) = self.live.get_mut(&token) else { return };
-        if !self.returned.is_empty() {
-            managed.took = None;
-            let returned = &self.returned;
-            let came_back = |attempt: &&mut Attempt| returned.iter().any(|(address, _)| *address == attempt.local);
-            managed.attempts.iter_mut().filter(came_back).for_each(Attempt::forgive);
+    /// Every connection is to be looked at; those that still wait for an earlier sweep come first.
+    fn begin_sweep(&mut self, view: &View<'_>) {
+        let mut usable: Vec<_> = view.usable().map(|local| (local.address, local.if_index)).collect();
+        usable.sort_unstable();
+        let former = std::mem::replace(&mut self.usable, usable);
+        let returned = self.usable.iter().filter(|pair| former.binary_search(pair).is_err());
+        let returned: Vec<IpAddr> = returned.map(|(address, _)| *address).collect();
+        for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
+            managed.forgive(&returned);
+            if !std::mem::replace(&mut managed.swept, true) {
+                self.sweep.push_back(token);
+            }
         }
     }
 
@@ -330,94 +348,45 @@ impl Paths {
         ticket: Ticket,
         result: Result<(), Failure<'_>>,
         policy: &PathPolicy,
+        outbox: &mut Outbox,
         now: Instant,
     ) -> bool {
         let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
         let Some((_, token, asked)) = self.asked.remove(place) else { return false };
         match result {
-            Ok(()) | Err(Failure::Interrupted) => {}
+            Ok(()) | Err(Failure::Interrupted) => self.change(token, |managed| managed.accepted(asked)),
             // net/mptcp/pm_userspace.c, `mptcp_userspace_pm_get_sock`.
             Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => self.forget(token, now),
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
-            Err(Failure::Refused(_)) => self.change(token, |managed| managed.refused(asked, policy, now)),
+            Err(Failure::Refused(refusal)) => {
+                self.change(token, |managed| managed.refused(asked, policy, now));
+                // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
+                // the id away itself, to a join that it then rejected.
+                if refusal.text == "did not match address and id"
+                    && self.live.get_mut(token).is_some_and(Managed::may_list)
+                {
+                    let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
+                    self.asked.push_back((ticket, token, Asked::List));
+                }
+            }
         }
         true
     }
 
+    /// Takes an address that has an id in a connection; whether it is part of an answer to that question.
+    pub(super) fn collect(&mut self, ticket: Ticket, listed: &Endpoint) -> bool {
+        let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
+        self.change(*token, |managed| {
+            managed.connection.learn_id(listed.address.to_canonical(), listed.id);
+            true
+        });
+        true
+    }
+
     fn leave_alone(&mut self, token: Token) {
-        if let Some(managed) = self.live.get_mut(&token) {
+        if let Some(managed) = self.live.get_mut(token) {
             managed.left_alone = true;
             managed.attempts = Vec::new();
-        }
-    }
-}
-
-impl Managed {
-    fn subflow_established(&mut self, told: &event::Subflow, now: Instant) {
-        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
-        let place = self.attempts.iter().position(|attempt| attempt.is_pending(local, remote));
-        let (origin, backup) = match place.and_then(|place| self.attempts.get_mut(place)) {
-            Some(attempt) => {
-                attempt.succeeded(now);
-                (Origin::Local, attempt.backup)
-            }
-            None if self.connection.leads_to(remote) => (Origin::Local, false),
-            None => (Origin::Peer, false),
-        };
-        self.attempts.retain(|attempt| !(attempt.is_up() && attempt.is_clean()));
-        self.connection.add_subflow(told, origin, backup, now);
-    }
-
-    fn subflow_closed(&mut self, told: &event::Subflow, policy: &PathPolicy, now: Instant) {
-        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
-        let Some(flow) = self.connection.take_subflow(told.local, told.remote) else {
-            // It never was established. The kernel may not tell the port (`mptcp_event_sub_closed`).
-            let given_up = |attempt: &&mut Attempt| {
-                attempt.is_pending(local, remote)
-                    || (told.remote.port() == 0 && attempt.is_pending_to(local, remote.ip()))
-            };
-            if let Some(attempt) = self.attempts.iter_mut().find(given_up) {
-                let loss = Loss::of_attempt(told);
-                attempt.failed(loss, self.connection.since, policy, now);
-            }
-            return;
-        };
-        let loss = Loss::of_subflow(told, &flow, now);
-        let turned_away = matches!(loss, Loss::Refused | Loss::Full);
-        if flow.closing || !turned_away {
-            self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
-        }
-        if flow.closing || flow.origin == Origin::Peer {
-            return;
-        }
-        if turned_away {
-            self.took = Some(self.connection.subflows.iter().filter(|flow| !flow.closing).count());
-        }
-        let place = self.attempts.iter().position(|attempt| attempt.local == local && attempt.remote == remote);
-        let place = place.unwrap_or_else(|| {
-            self.attempts.push(Attempt::new(told.token, local, IfIndex(0), remote));
-            self.attempts.len() - 1
-        });
-        if let Some(attempt) = self.attempts.get_mut(place) {
-            attempt.failed(loss, self.connection.since, policy, now);
-        }
-    }
-
-    /// The kernel refused a command for this connection.
-    fn refused(&mut self, asked: Asked, policy: &PathPolicy, now: Instant) -> bool {
-        match asked {
-            Asked::Create(local, remote) => {
-                let pending = self.attempts.iter_mut().find(|attempt| attempt.is_pending(local, remote));
-                if let Some(attempt) = pending {
-                    attempt.failed(Loss::Early, self.connection.since, policy, now);
-                }
-                true
-            }
-            Asked::Destroy(local, remote) => {
-                self.connection.take_subflow(local, remote);
-                true
-            }
-            Asked::Other => false,
         }
     }
 }

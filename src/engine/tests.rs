@@ -63,6 +63,7 @@ impl Bench {
     fn answer(&mut self, ticket: Ticket, request: &Request, addresses: &[&str], endpoints: &[Endpoint]) {
         match request {
             Request::Path(command) => panic!("no connection is known: {command}"),
+            Request::Sockets(request) => panic!("no connection is managed: {request}"),
             Request::DumpLinks => {
                 let link = Link { index: IfIndex(2), flags: LinkFlags(0x1_0041), name: Some(b"eth0"), master: None };
                 self.network(NetworkEvent::Link(link), Some(ticket));
@@ -104,6 +105,7 @@ impl Bench {
                 Output::Send(ticket, request) => requests.push((ticket, request)),
                 Output::Log(note) => self.logged.push(note),
                 Output::Ready => self.ready = true,
+                Output::Listen(at) | Output::Unlisten(at) => panic!("no connection is managed: {at}"),
                 Output::Done => self.done = true,
             }
         }

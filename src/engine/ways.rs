@@ -49,7 +49,7 @@ pub(super) enum Known {
     No,
     /// It was asked, and the connection is told.
     Asked,
-    /// Too much is being asked already.
+    /// Too much is being asked already: look again when there is room.
     Later,
 }
 
@@ -65,13 +65,18 @@ impl Ways {
             }
             return Known::Asked;
         }
-        if self.asked.len() >= MOST_AT_A_TIME {
+        if !self.has_room() {
             return Known::Later;
         }
         let Pair { source, if_index, destination } = pair;
         let question = RouteQuestion { source: Some(source), destination, if_index };
         self.asked.push(Asked { ticket: send(question), question, pair, outdated: false, waiting: vec![token] });
         Known::Asked
+    }
+
+    /// Whether one more may be asked.
+    pub(super) fn has_room(&self) -> bool {
+        self.asked.len() < MOST_AT_A_TIME
     }
 
     pub(super) fn question(&self, ticket: Ticket) -> Option<&RouteQuestion> {

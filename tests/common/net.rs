@@ -87,6 +87,14 @@ impl Namespace {
             .unwrap_or_else(|error| panic!("cannot write {value} to {path}: {error}"));
     }
 
+    /// Reads a sysctl of this namespace.
+    pub(crate) fn sysctl(&self, key: &str) -> String {
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        let text =
+            self.enter(|| fs::read_to_string(&path)).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
+        text.trim().to_owned()
+    }
+
     /// Reads the bytes that have left an interface, headers included.
     pub(crate) fn bytes_sent(&self, interface: &str) -> u64 {
         // Not /sys/class/net: what is mounted there may belong to another namespace.

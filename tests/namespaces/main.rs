@@ -15,6 +15,7 @@ mod links;
 mod reload;
 mod restart;
 mod routes;
+mod selection;
 mod start;
 mod user_space;
 

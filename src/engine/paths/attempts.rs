@@ -24,6 +24,8 @@ pub(super) struct Attempt {
     again: bool,
     /// It was lost before.
     was_lost: bool,
+    /// Joins that the kernel was told to begin and that have not ended, one way or the other.
+    flying: u8,
     failures: u32,
     backoff: Backoff,
     seed: u32,
@@ -68,6 +70,8 @@ const SOON: Duration = Duration::from_millis(60);
 const SECOND_TRY: Duration = Duration::from_millis(400);
 /// The kernel gives up well before; if its word was lost, so does this.
 const LONGEST_PENDING: Duration = Duration::from_secs(180);
+/// So long after its pause a path that failed is remembered.
+const REMEMBERED: Duration = Duration::from_secs(300);
 /// Connections are young for so long.
 const YOUNG: Duration = Duration::from_secs(60);
 
@@ -80,7 +84,7 @@ impl Loss {
     /// Of one that was.
     pub(super) fn of_subflow(told: &event::Subflow, flow: &Subflow, now: Instant) -> Self {
         let lived = now.saturating_duration_since(flow.since);
-        let turned_away = told.error.is_none() && told.reset.is_none() && lived < TURNED_AWAY;
+        let turned_away = told.error.is_none() && told.reset.is_none() && !flow.withdrawn && lived < TURNED_AWAY;
         if lived >= LIVED {
             Self::Lived
         } else if is_refusal(told) {
@@ -109,6 +113,7 @@ impl Attempt {
             backup: false,
             again: false,
             was_lost: false,
+            flying: 0,
             failures: 0,
             backoff: Backoff::default(),
             seed: token.0,
@@ -117,7 +122,11 @@ impl Attempt {
 
     /// The kernel is told to begin it.
     pub(super) fn begun(&mut self, backup: bool, now: Instant) {
-        self.again |= self.state == State::NoRoute;
+        if matches!(self.state, State::Pending(_)) {
+            // What became of the one before has been missed.
+            self.flying = 0;
+        }
+        self.flying = self.flying.saturating_add(1);
         self.backup = backup;
         self.state = State::Pending(now);
     }
@@ -128,12 +137,18 @@ impl Attempt {
         self.local == local && self.remote == remote && same_interface
     }
 
-    pub(super) fn is_pending(&self, local: IpAddr, remote: SocketAddr) -> bool {
-        self.local == local && self.remote == remote && matches!(self.state, State::Pending(_))
+    /// Whether it joins these ends, through whatever interface.
+    pub(super) fn joins(&self, local: IpAddr, remote: SocketAddr) -> bool {
+        self.local == local && self.remote == remote
     }
 
-    pub(super) fn is_pending_to(&self, local: IpAddr, remote: IpAddr) -> bool {
-        self.local == local && self.remote.ip() == remote && matches!(self.state, State::Pending(_))
+    pub(super) fn is_pending(&self) -> bool {
+        matches!(self.state, State::Pending(_))
+    }
+
+    /// Whether a join has not ended.
+    pub(super) fn is_flying(&self) -> bool {
+        self.flying > 0
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -141,11 +156,21 @@ impl Attempt {
     }
 
     pub(super) fn succeeded(&mut self, now: Instant) {
+        self.flying = self.flying.saturating_sub(1);
         self.state = State::Up(now);
-        self.again = false;
     }
 
-    /// A link, address or route that it depends on came back.
+    /// The kernel may have a route now.
+    pub(super) fn reroute(&mut self) -> bool {
+        let unrouted = self.state == State::NoRoute;
+        if unrouted {
+            self.state = State::Wanted;
+            self.again = true;
+        }
+        unrouted
+    }
+
+    /// A link or address that it depends on came back.
     pub(super) fn forgive(&mut self) {
         // One that is on its way may have been lost with the link: another is begun beside it.
         if !self.is_up() {
@@ -156,6 +181,11 @@ impl Attempt {
         self.again = true;
     }
 
+    /// Whether the peer does not want it for now.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.state, State::Refused(_) | State::Full(_))
+    }
+
     /// The peer may take it now that another subflow is gone, once it knows of that.
     pub(super) fn room_was_made(&mut self, now: Instant) {
         if matches!(self.state, State::Full(_)) {
@@ -163,13 +193,31 @@ impl Attempt {
         }
     }
 
-    /// Nothing is to be remembered of it now that it is up.
-    pub(super) fn is_clean(&self) -> bool {
-        self.failures == 0 && !self.was_lost
+    /// It is up, and nothing is to be remembered of it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_up() && self.flying == 0 && self.failures == 0 && !self.was_lost && !self.again
     }
 
-    /// It was lost or could not be made; decides when it is tried again.
+    /// A join came to nothing. While another is on its way, that one decides.
     pub(super) fn failed(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
+        self.flying = self.flying.saturating_sub(1);
+        if self.is_pending() && self.flying == 0 {
+            self.pause(loss, connection_since, policy, now);
+        }
+    }
+
+    /// A subflow was lost. While another is on its way, that one decides, but is not trusted at once.
+    pub(super) fn lost(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
+        if self.is_pending() {
+            self.was_lost = true;
+            self.failures = self.failures.saturating_add(u32::from(loss != Loss::Lived));
+        } else {
+            self.pause(loss, connection_since, policy, now);
+        }
+    }
+
+    /// Decides when it is tried again.
+    fn pause(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
         // The first loss of a path that was up says as little as that of one that lived.
         let first_loss = matches!(self.state, State::Wanted) && !std::mem::replace(&mut self.was_lost, true);
         let young = now.saturating_duration_since(connection_since) < YOUNG;
@@ -181,12 +229,13 @@ impl Attempt {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        if matches!(loss, Loss::Refused | Loss::Full) {
+        if loss != Loss::Refused && std::mem::take(&mut self.again) {
+            // The word of a withdrawal may also reach the peer after the join that follows it.
+            self.state = State::Failed(now + SECOND_TRY);
+        } else if matches!(loss, Loss::Refused | Loss::Full) {
             let longest = policy.longest_retry;
             let time = self.backoff.after_failure(now, longest, longest, self.seed());
             self.state = if loss == Loss::Full { State::Full(time) } else { State::Refused(time) };
-        } else if std::mem::take(&mut self.again) {
-            self.state = State::Failed(now + SECOND_TRY);
         } else {
             self.state = State::Failed(self.backoff.after_failure(now, policy.first_retry, most, self.seed()));
         }
@@ -195,7 +244,8 @@ impl Attempt {
     /// When something is to be done about it without anything happening.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.state {
-            State::Wanted | State::NoRoute | State::Up(_) => None,
+            State::Wanted | State::NoRoute => None,
+            State::Up(since) => (self.failures > 0 || self.again).then_some(since + LIVED),
             State::Pending(since) => Some(since + LONGEST_PENDING),
             State::Failed(time) | State::Refused(time) | State::Full(time) => Some(time),
         }
@@ -205,21 +255,28 @@ impl Attempt {
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         match self.state {
             State::Wanted | State::NoRoute => true,
-            State::Up(_) => true,
+            // Several of a kind may be wanted: the next waits until the first has proved sound.
+            State::Up(since) => self.failures == 0 || since + LIVED <= now,
             State::Pending(_) | State::Failed(_) | State::Refused(_) | State::Full(_) => {
                 self.due().is_none_or(|due| due <= now)
             }
         }
     }
 
-    /// Whether nothing would be lost by forgetting it: it is not on its way, and has no pause to keep.
+    /// Whether it may be forgotten to make room: it is not on its way, and has no pause to keep.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
+        self.state != State::NoRoute && self.is_ready(now)
+    }
+
+    /// Whether it is to be forgotten. Failures are remembered for a while though nobody wants the path:
+    /// whoever changes between two of them must not begin anew with each change.
+    pub(super) fn is_stale(&self, wanted: bool, now: Instant) -> bool {
         match self.state {
-            State::Wanted | State::NoRoute => true,
             State::Up(since) => since + LIVED <= now,
-            State::Pending(_) | State::Failed(_) | State::Refused(_) | State::Full(_) => {
-                self.due().is_none_or(|due| due <= now)
-            }
+            State::NoRoute => false,
+            State::Wanted => !wanted,
+            State::Pending(since) => !wanted && since + LONGEST_PENDING <= now,
+            State::Failed(due) | State::Refused(due) | State::Full(due) => !wanted && due + REMEMBERED <= now,
         }
     }
 

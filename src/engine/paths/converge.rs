@@ -1,19 +1,25 @@
 //! What is to be done about one connection: what its path manager wants is compared with what there is.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attempts::{Attempt, State};
-use super::{Asked, Host, Managed, Paths};
-use crate::command::{Advertisement, NewSubflow, PathCommand, Request, SubflowEnds};
-use crate::connections::{Connection, OwnAddress, Subflow, plain};
+use super::managed::{Asked, Managed};
+use super::{Host, Paths};
+use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
+use crate::connections::{Connection, OwnAddress, Subflow};
 use crate::engine::Ticket;
 use crate::engine::ids::Ids;
+use crate::engine::listeners::Listeners;
 use crate::engine::outbox::Outbox;
 use crate::engine::ways::{Known, Pair, Ways};
 use crate::plugin::{self, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow};
-use crate::types::{AddressId, Token};
+use crate::types::{AddressId, IfIndex, Token};
+
+/// A join of the peer that is not wanted may be one that the path manager is about to want.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Room that is used again for every connection.
 #[derive(Debug, Default)]
@@ -27,47 +33,75 @@ pub(super) struct Work {
 }
 
 /// One connection and what is needed to bring it nearer to what is wanted.
-struct Task<'a, 'b> {
-    token: Token,
-    managed: &'a mut Managed,
-    host: &'a Host<'b>,
-    outbox: &'a mut Outbox,
+pub(super) struct Task<'a, 'b> {
+    pub(super) token: Token,
+    pub(super) managed: &'a mut Managed,
+    pub(super) host: &'a Host<'b>,
+    pub(super) listeners: &'a mut Listeners,
+    pub(super) outbox: &'a mut Outbox,
     asked: &'a mut VecDeque<(Ticket, Token, Asked)>,
     ways: &'a mut Ways,
     ids: &'a mut Ids,
     /// A question about a route must wait for others.
-    later: bool,
+    crowded: bool,
+    /// A path was found to have no route: another may be wanted in its place.
+    news: bool,
     /// When a subflow may be begun that may not now.
     paced: Option<Instant>,
+    /// Something was asked of the kernel.
+    sent: bool,
 }
 
 impl Paths {
     /// Sends what brings a connection nearer to what is wanted.
-    pub(super) fn converge(&mut self, token: Token, host: &Host<'_>, outbox: &mut Outbox) {
-        let Some(managed) = self.live.get_mut(&token) else { return };
+    pub(super) fn converge(&mut self, token: Token, host: &Host<'_>, listeners: &mut Listeners, outbox: &mut Outbox) {
+        let Some(managed) = self.live.get_mut(token) else { return };
         managed.dirty = false;
         if !managed.connection.established || managed.left_alone || !may_be_managed(&managed.connection, host.view) {
             return;
         }
+        // Whoever connects to a listener of the daemon's is turned away.
+        if listeners.is_own(managed.connection.local.plain()) {
+            return;
+        }
         let Self { asked, ways, ids, work, .. } = self;
-        let mut task = Task { token, managed, host, outbox, asked, ways, ids, later: false, paced: None };
+        let mut task = Task {
+            token,
+            managed,
+            host,
+            listeners,
+            outbox,
+            asked,
+            ways,
+            ids,
+            crowded: false,
+            news: false,
+            paced: None,
+            sent: false,
+        };
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.match_wants(work);
-        task.withdraw(&work.wanted);
-        task.managed.forget_idle_attempts(&work.want.subflows, host);
-        let (later, unrouted) = (task.later, task.managed.is_unrouted());
-        let waits = task.managed.attempts.iter().filter_map(Attempt::due);
-        let due = waits.chain(work.want.wake_at).chain(task.paced).min();
-        if managed.wake != due {
-            managed.wake = due;
-            self.timers.extend(due.map(|due| std::cmp::Reverse((due, token))));
+        let closing = task.withdraw(&work.wanted, work.want.only_these);
+        task.managed.forget_stale_attempts(&work.want.subflows, host);
+        let (crowded, news, sent) = (task.crowded, task.news, task.sent);
+        let paced = task.paced;
+        if crowded && !std::mem::replace(&mut managed.crowded, true) {
+            self.crowded.push_back(token);
         }
-        if unrouted {
-            self.unrouted.push(token);
+        if managed.is_unrouted() {
+            self.unrouted.insert(token);
+        } else {
+            self.unrouted.remove(&token);
         }
-        if later {
+        self.calm = if sent || managed.is_needy() { 0 } else { self.calm.saturating_add(1) };
+        let wake = managed.next_look(work.want.wake_at.into_iter().chain(closing).chain(paced), host.now);
+        if managed.wake != wake {
+            managed.wake = wake;
+            self.timers.extend(wake.map(|wake| Reverse((wake, token))));
+        }
+        if news {
             self.touch(token);
         }
     }
@@ -75,7 +109,7 @@ impl Paths {
 
 /// Whether the connection is one between hosts, and not through a link that is kept apart.
 fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
-    let (local, remote) = (connection.initial_address(), connection.remote.ip().to_canonical());
+    let (local, remote) = (connection.initial_address(), connection.remote.ip());
     !view
         .addresses()
         .iter()
@@ -125,15 +159,25 @@ impl Managed {
     }
 
     fn pending(&self) -> usize {
-        self.attempts.iter().filter(|attempt| matches!(attempt.state, State::Pending(_))).count()
+        self.attempts.iter().filter(|attempt| attempt.is_pending()).count()
     }
 
-    fn forget_idle_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
+    /// Whether there is a path to be made, of which anything but a route is missing.
+    fn is_needy(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.state != State::NoRoute)
+    }
+
+    /// When it is to be looked at though nothing may have happened. What is overdue waits for something
+    /// else to happen.
+    fn next_look(&self, wishes: impl Iterator<Item = Instant>, now: Instant) -> Option<Instant> {
+        let took = self.took.map(|took| took.until);
+        let attempts = self.attempts.iter().filter_map(Attempt::due);
+        attempts.chain(wishes).chain(took).chain(self.announcing.again).filter(|time| *time > now).min()
+    }
+
+    fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
         let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is(want.local, want.if_index, want.remote));
-        self.attempts.retain(|attempt| match attempt.state {
-            State::Up(_) => !attempt.is_idle(host.now),
-            _ => wanted(attempt) || !attempt.is_idle(host.now),
-        });
+        self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now));
         if self.attempts.is_empty() {
             self.attempts = Vec::new();
         }
@@ -141,18 +185,24 @@ impl Managed {
 }
 
 impl Task<'_, '_> {
-    fn send(&mut self, command: PathCommand, asked: Asked) {
+    pub(super) fn send(&mut self, command: PathCommand, asked: Asked) {
         let ticket = self.outbox.send(Request::Path(command), self.host.now);
         self.asked.push_back((ticket, self.token, asked));
+        self.sent = true;
     }
 
     /// A subflow whose link or address is gone carries nothing. The side that can join again does not
     /// trust it when the link is back: by then, its timers are far apart.
     fn notice_dead_links(&mut self) {
         let (server, view) = (self.managed.connection.server_side, self.host.view);
+        let mut died = false;
         for flow in &mut self.managed.connection.subflows {
             let dead = place_of(view, flow).is_none_or(|place| place.unusable.is_some_and(is_dead));
+            died |= dead && !flow.suspect;
             flow.suspect = dead || (flow.suspect && !server);
+        }
+        if died {
+            self.managed.room_was_made(self.host.now);
         }
     }
 
@@ -160,18 +210,20 @@ impl Task<'_, '_> {
         let connection = &self.managed.connection;
         let view = self.host.view;
         work.remotes.clear();
-        let initial = Remote { address: plain(connection.remote), id: AddressId(0) };
-        if !connection.server_side && !connection.deny_join_id0 {
-            work.remotes.push(initial);
+        if !connection.server_side && !connection.deny_join_id0 && !connection.initial_withdrawn {
+            work.remotes.push(Remote { address: connection.remote.plain(), id: AddressId(0) });
         }
-        let announced = connection.remotes.iter().map(|(id, address)| Remote { address: *address, id: *id });
-        let elsewhere =
-            announced.filter(|remote| remote.address != initial.address && !is_own(view, remote.address.ip()));
-        work.remotes.extend(elsewhere);
+        for (id, address) in &connection.remotes {
+            let same = |remote: &Remote| remote.address == *address;
+            let denied = connection.deny_join_id0 && *address == connection.remote.plain();
+            if !denied && !work.remotes.iter().any(same) && !is_own(view, address.ip()) {
+                work.remotes.push(Remote { address: *address, id: *id });
+            }
+        }
         work.flows.clear();
         work.flows.extend(connection.subflows.iter().filter(|flow| !flow.closing).map(|flow| plugin::Subflow {
-            local: plain(flow.local),
-            remote: plain(flow.remote),
+            local: flow.local.plain(),
+            remote: flow.remote.plain(),
             if_index: place_of(view, flow).map(|place| place.if_index),
             origin: flow.origin,
             since: flow.since,
@@ -184,31 +236,43 @@ impl Task<'_, '_> {
         let shown = ConnectionView {
             token: self.token,
             side: if connection.server_side { Side::Server } else { Side::Client },
-            local: plain(connection.local),
+            local: connection.local.plain(),
             remotes: &work.remotes,
             subflows: &work.flows,
             attempts: &work.attempts,
         };
         self.host.manager.paths(view, &shown, &mut self.managed.memo, &mut work.want);
-        self.keep_to_caps(&mut work.want.subflows);
+        self.keep_to_caps(&mut work.want.subflows, &work.flows);
     }
 
-    /// Of more wants than may be, the first count.
-    fn keep_to_caps(&self, wants: &mut Vec<WantedSubflow>) {
-        wants.truncate(usize::from(self.host.policy.max_subflows));
-        let cap_of = |want: &WantedSubflow| {
-            let mut places = self.host.view.addresses().iter();
-            places.find(|local| local.address == want.local && local.if_index == want.if_index)?.max_subflows
-        };
-        let mut index = 0;
-        while let Some(want) = wants.get(index).copied() {
-            let before = wants.iter().take(index).filter(|other| other.if_index == want.if_index).count();
-            if cap_of(&want).is_some_and(|cap| before >= usize::from(cap)) {
-                wants.remove(index);
-            } else {
-                index += 1;
+    /// Of more wants than may be, the first count. What is there and is not closed for being unwanted, the
+    /// initial subflow and those of the peer, comes before any.
+    fn keep_to_caps(&self, wants: &mut Vec<WantedSubflow>, flows: &[plugin::Subflow]) {
+        let mut staying: Vec<_> =
+            flows.iter().filter(|flow| !flow.suspect && flow.origin != Origin::Local).copied().collect();
+        let staying_on: Vec<_> = staying.iter().filter_map(|flow| flow.if_index).collect();
+        let mut room = usize::from(self.host.policy.max_subflows).saturating_sub(staying.len());
+        let mut kept: Vec<IfIndex> = Vec::new();
+        wants.retain(|want| {
+            let stays = |flow: &plugin::Subflow| flow.local.ip() == want.local && flow.remote == want.remote;
+            if let Some(place) = staying.iter().position(stays) {
+                staying.swap_remove(place);
+                return true;
             }
-        }
+            let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
+            let fits = room > 0 && self.cap_of(want).is_none_or(|cap| before < usize::from(cap));
+            if fits {
+                room -= 1;
+                kept.push(want.if_index);
+            }
+            fits
+        });
+    }
+
+    /// As many subflows may be on the interface that is wanted.
+    fn cap_of(&self, want: &WantedSubflow) -> Option<u8> {
+        let mut places = self.host.view.addresses().iter();
+        places.find(|local| local.address == want.local && local.if_index == want.if_index)?.max_subflows
     }
 
     fn match_wants(&mut self, work: &mut Work) {
@@ -247,7 +311,7 @@ impl Task<'_, '_> {
         let Some(flow) = self.managed.connection.subflows.get_mut(place) else { return };
         if flow.backup != backup {
             flow.backup = backup;
-            let ends = SubflowEnds { token: self.token, local: flow.local, remote: flow.remote };
+            let ends = ends_of(self.token, flow);
             self.send(PathCommand::SetBackup(ends, backup), Asked::Other);
         }
     }
@@ -261,13 +325,7 @@ impl Task<'_, '_> {
         if before.is_some_and(|attempt| !attempt.is_ready(now)) {
             return;
         }
-        // The peer is asked again whether it takes more.
-        if before.is_some_and(|attempt| matches!(attempt.state, State::Refused(_) | State::Full(_))) {
-            self.managed.took = None;
-        }
-        let there = self.managed.sound() + self.managed.pending();
-        let most = usize::from(self.host.policy.max_subflows);
-        if there >= most || self.managed.took.is_some_and(|took| there >= took) {
+        if !self.may_have_more() || (place.is_none() && !self.managed.has_room(now)) {
             return;
         }
         let mut attempt = before.unwrap_or_else(|| Attempt::new(self.token, want.local, want.if_index, want.remote));
@@ -275,24 +333,33 @@ impl Task<'_, '_> {
         let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
         let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
         match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {
-            Known::Yes => {
-                if let Err(time) = self.managed.pace.take(now) {
+            Known::Yes => match self.managed.pace.take(now) {
+                Ok(()) => self.create(&mut attempt, want, remotes),
+                Err(time) => {
                     self.paced = Some(time);
                     return;
                 }
-                self.create(&mut attempt, want, remotes);
+            },
+            Known::No => {
+                self.news |= attempt.state != State::NoRoute;
+                attempt.state = State::NoRoute;
             }
-            Known::No => attempt.state = State::NoRoute,
             Known::Asked => {}
-            Known::Later => self.later = true,
+            Known::Later => self.crowded = true,
         }
         match place.and_then(|place| self.managed.attempts.get_mut(place)) {
             Some(known) => *known = attempt,
             None => {
-                self.managed.attempts.reserve_exact(1);
-                self.managed.attempts.push(attempt);
+                self.managed.remember(attempt, now);
             }
         }
+    }
+
+    /// Whether one more subflow may be begun: for this host, and for the peer as far as it showed.
+    fn may_have_more(&self) -> bool {
+        let there = self.managed.sound() + self.managed.pending();
+        let took = self.managed.took.filter(|took| self.host.now < took.until);
+        there < usize::from(self.host.policy.max_subflows) && took.is_none_or(|took| there < took.subflows)
     }
 
     fn create(&mut self, attempt: &mut Attempt, want: &WantedSubflow, remotes: &[Remote]) {
@@ -313,7 +380,7 @@ impl Task<'_, '_> {
     }
 
     /// The id of an address in this connection, chosen now if it has none.
-    fn id_for(&mut self, address: IpAddr, port: u16) -> Option<AddressId> {
+    pub(super) fn id_for(&mut self, address: IpAddr, port: u16) -> Option<AddressId> {
         let connection = &mut self.managed.connection;
         if let Some(id) = connection.id_of(address, port) {
             return Some(id);
@@ -326,66 +393,60 @@ impl Task<'_, '_> {
         Some(id)
     }
 
-    /// Announces what is wanted and not announced, and withdraws what is not wanted any more.
-    fn announce(&mut self, wants: &[plugin::WantedAnnouncement]) {
-        for index in (0..self.managed.connection.own.len()).rev() {
-            let Some(own) = self.managed.connection.own.get_mut(index) else { continue };
-            let wanted = wants.iter().any(|want| want.address == own.address && want.port.unwrap_or(0) == own.port);
-            if own.announced && !wanted {
-                own.announced = false;
-                let id = own.id;
-                self.send(PathCommand::Remove(self.token, id), Asked::Other);
-            }
-        }
-        for want in wants.iter().filter(|want| self.managed.connection.takes(want.address)).copied().collect::<Vec<_>>()
-        {
-            let (address, port) = (want.address, want.port.unwrap_or(0));
-            // The initial address has no id that could be announced.
-            let Some(id) = self.id_for(address, port).filter(|id| *id != AddressId(0)) else { continue };
-            let own = self.managed.connection.own.iter_mut().find(|own| own.id == id && own.port == port);
-            if own.is_some_and(|own| !std::mem::replace(&mut own.announced, true)) {
-                let advertisement = Advertisement { token: self.token, id, address, port };
-                self.send(PathCommand::Announce(advertisement), Asked::Other);
-            }
-        }
-    }
-
     /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
-    /// there is one that works: without any, the kernel ends the connection after a while.
-    fn withdraw(&mut self, wanted: &[bool]) {
+    /// there is one that works: without any, the kernel ends the connection after a while. Says when there
+    /// will be more to close.
+    fn withdraw(&mut self, wanted: &[bool], only_these: bool) -> Option<Instant> {
         let mut sound = self.managed.sound();
-        let mut marked = Vec::new();
+        let (mut marked, mut later) = (Vec::new(), None);
         for (flow, wanted) in self.managed.connection.subflows.iter_mut().zip(wanted) {
-            let unwanted = flow.is_sound() && flow.origin == Origin::Local && sound > 1;
-            if flow.closing || *wanted || !(unwanted || (flow.suspect && sound > 0)) {
+            let closes_at = match flow.origin {
+                _ if flow.suspect => Some(self.host.now),
+                Origin::Local => Some(flow.since),
+                Origin::Peer if only_these => Some(flow.since + GRACE),
+                Origin::Peer | Origin::Initial => None,
+            };
+            let enough = sound > usize::from(!flow.suspect);
+            let Some(time) = closes_at.filter(|_| enough && !flow.closing && !*wanted) else { continue };
+            if time > self.host.now {
+                later = Some(later.map_or(time, |other: Instant| other.min(time)));
                 continue;
             }
+            sound -= usize::from(flow.is_sound());
             flow.closing = true;
             marked.push(*flow);
-            sound -= usize::from(unwanted);
         }
         self.close(&marked);
+        later
     }
 
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
     /// order, as closing makes the kernel forget the id.
-    fn close(&mut self, flows: &[Subflow]) {
+    pub(super) fn close(&mut self, flows: &[Subflow]) {
         let connection = &self.managed.connection;
         let mut gone: Vec<AddressId> = flows.iter().map(|flow| flow.local_id).collect();
         gone.sort_unstable();
         gone.dedup();
         gone.retain(|id| {
             let used = connection.subflows.iter().any(|flow| !flow.closing && flow.local_id == *id);
-            !used && !connection.own.iter().any(|own| own.announced && own.id == *id)
+            // The peer would drop a join that is on its way, too.
+            let joins = |attempt: &Attempt| connection.id_of(attempt.local, 0) == Some(*id);
+            let joining = self.managed.attempts.iter().any(|attempt| attempt.is_flying() && joins(attempt));
+            !used && !joining && !connection.own.iter().any(|own| own.announced && own.id == *id)
         });
         for id in gone {
             self.send(PathCommand::Remove(self.token, id), Asked::Other);
         }
         for flow in flows {
-            let ends = SubflowEnds { token: self.token, local: flow.local, remote: flow.remote };
-            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(flow.local, flow.remote));
+            let ends = ends_of(self.token, flow);
+            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
         }
     }
+}
+
+/// What names a subflow in commands.
+fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
+    SubflowEnds { token, local: flow.local.told(), remote: flow.remote.told() }
 }
 
 fn is_own(view: &View<'_>, address: IpAddr) -> bool {
