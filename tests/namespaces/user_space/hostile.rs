@@ -1,7 +1,7 @@
 //! Networks and peers that do not want, break or forge paths: few attempts, little work, nothing in the
 //! log above debug, and healing once they let go.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::common::PATIENCE;
 use super::super::common::crowd::Crowd;
 use super::super::common::daemon::Daemon;
-use super::super::common::net::{Net, Router, SERVICE_V4, client_v4};
+use super::super::common::net::{Net, Router, SERVICE_V4};
 use super::super::common::sandbox::{measured, sandboxed};
 use super::{joins, net_v4, service, start_managing, take, v4, wait_for_paths};
 
