@@ -251,16 +251,19 @@ impl Router {
             let near = server_v4(link);
             router.namespace.ip_batch(&format!("link set near{link} up\naddr add {near}/24 dev near{link}\n"));
         }
-        for link in first..first + far_links {
-            net.server.ip(&format!("link add s{link} type veth peer name far{link} netns router"));
-            net.server.ip_batch(&format!("link set s{link} up\naddr add 10.99.{link}.2/24 dev s{link}\n"));
-            router.namespace.ip_batch(&format!("link set far{link} up\naddr add 10.99.{link}.1/24 dev far{link}\n"));
-        }
+        (first..first + far_links).for_each(|link| router.add_far_link(net, link));
         for link in links {
             net.server.ip(&format!("route add 10.0.{link}.0/24 via 10.99.{first}.1"));
         }
         router.forward_through(first);
         router
+    }
+
+    /// Gives the server one more link to it.
+    pub(crate) fn add_far_link(&self, net: &Net, link: u8) {
+        net.server.ip(&format!("link add s{link} type veth peer name far{link} netns router"));
+        net.server.ip_batch(&format!("link set s{link} up\naddr add 10.99.{link}.2/24 dev s{link}\n"));
+        self.namespace.ip_batch(&format!("link set far{link} up\naddr add 10.99.{link}.1/24 dev far{link}\n"));
     }
 
     /// Passes on what is for the server, by its link of that number.
