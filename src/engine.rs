@@ -244,7 +244,7 @@ impl Engine {
                 self.read_again(now);
                 self.look_again(now);
             }
-            Input::Configure(policy) => self.configure(policy),
+            Input::Configure(policy) => self.configure(policy, now),
             Input::Stop { remove } => {
                 self.stop = Some(if remove { Stop::Remove } else { Stop::Keep });
                 self.endpoints.look_soon(now);
@@ -525,7 +525,7 @@ impl Engine {
         self.endpoints.look_soon(now);
     }
 
-    fn configure(&mut self, policy: Policy) {
+    fn configure(&mut self, policy: Policy, now: Instant) {
         self.outbox.debug = policy.debug;
         self.policy = policy;
         self.network.forget_rules();
@@ -539,7 +539,7 @@ impl Engine {
         } else {
             // Nobody tells of connections any more.
             self.paths = Paths::new();
-            self.listeners.clear(&mut self.outbox);
+            self.listeners.forget(&mut self.outbox, now);
         }
         self.routes.changed();
         self.dirty = true;
