@@ -140,12 +140,15 @@ impl Connection {
         Some(self.subflows.swap_remove(place))
     }
 
-    /// The peer announced an address; whether that is news. What cannot be joined is not remembered.
+    /// The peer announced an address, in place of another that had the id; whether that is news. What
+    /// cannot be joined is not remembered.
     pub(crate) fn announced(&mut self, id: AddressId, remote: SocketAddr) -> bool {
         let plain = plain(remote);
         // Id 0 is that of the initial address (RFC 8684, section 3.4.1).
         if id == AddressId(0) || !can_be_joined(plain.ip()) || !self.takes(plain.ip()) {
-            return false;
+            let known = self.remotes.len();
+            self.remotes.retain(|(known, _)| *known != id);
+            return self.remotes.len() != known;
         }
         if let Some(known) = self.remotes.iter_mut().find(|(known, _)| *known == id) {
             let news = known.1 != plain;

@@ -29,7 +29,7 @@ use self::routes::{Routes, Way};
 use crate::command::{PmCommand, Request, RouteQuestion};
 use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
-use crate::plugin::{LocalAddress, PathManager, View};
+use crate::plugin::{LocalAddress, PathManager, Unusable, View};
 use crate::rules::Rules;
 use crate::state_file::SavedState;
 use crate::types::{EndpointFlags, IfIndex};
@@ -545,6 +545,7 @@ fn view_of<'a>(network: &'a Network, rules: &Rules) -> Vec<LocalAddress<'a>> {
             flags: rules.flags,
             backup: rules.flags.contains(EndpointFlags::BACKUP),
             unusable: rules.verdict(link, address).err(),
+            alive: link.state().is_ok() && !matches!(address.state(), Err(Unusable::Tentative | Unusable::Duplicate)),
             ..LocalAddress::new(address.told.address, if_index, &link.name)
         }));
     }

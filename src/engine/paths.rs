@@ -7,6 +7,8 @@
 mod attempts;
 mod converge;
 mod managed;
+#[cfg(all(test, feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
+mod simulation;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};

@@ -88,28 +88,6 @@ fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
         .any(|known| known.address == remote || (known.address == local && known.unusable == Some(Unusable::Apart)))
 }
 
-/// Whether the reason is one of the link or address itself: packets cannot pass.
-fn is_dead(reason: Unusable) -> bool {
-    match reason {
-        Unusable::NoLink
-        | Unusable::LinkDown
-        | Unusable::NoCarrier
-        | Unusable::Dormant
-        | Unusable::Tentative
-        | Unusable::Duplicate => true,
-        Unusable::Loopback
-        | Unusable::HostScope
-        | Unusable::LinkLocal
-        | Unusable::NotUnicast
-        | Unusable::Deprecated
-        | Unusable::Temporary
-        | Unusable::Existing
-        | Unusable::RouteUnknown
-        | Unusable::NoRoute
-        | Unusable::Apart => false,
-    }
-}
-
 /// The address that a subflow comes from, as the host has it now.
 fn place_of<'a>(view: &View<'a>, flow: &Subflow) -> Option<&'a LocalAddress<'a>> {
     let address = flow.local_address();
@@ -162,7 +140,7 @@ impl Task<'_, '_> {
     fn notice_dead_links(&mut self) {
         let (server, view) = (self.managed.connection.server_side, self.host.view);
         for flow in &mut self.managed.connection.subflows {
-            let dead = place_of(view, flow).is_none_or(|place| place.unusable.is_some_and(is_dead));
+            let dead = place_of(view, flow).is_none_or(|place| !place.alive);
             flow.suspect = dead || (flow.suspect && !server);
         }
     }
@@ -260,8 +238,7 @@ impl Task<'_, '_> {
         for place in 0..work.wanted.len() {
             if work.wanted.get(place) == Some(&false) {
                 let flow = self.managed.connection.subflows.get(place);
-                if let Some(local) = flow.filter(|flow| flow.is_sound()).and_then(|flow| place_of(self.host.view, flow))
-                {
+                if let Some(local) = flow.filter(|flow| !flow.closing).and_then(|flow| place_of(self.host.view, flow)) {
                     self.set_backup(place, local.backup);
                 }
             }
