@@ -2,6 +2,8 @@
 
 #[cfg(feature = "pm-addr_adv")]
 mod addr_adv;
+#[cfg(feature = "pm-announce")]
+mod announce;
 #[cfg(feature = "pm-fullmesh")]
 mod fullmesh;
 #[cfg(feature = "pm-ndiffports")]

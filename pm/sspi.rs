@@ -8,7 +8,7 @@ use mptcpd::plugin::{
     AttemptState, ConnectionView, LocalAddress, Manages, Memo, Origin, PathManager, Paths, Plugin, Remote, Side, View,
     WantedAnnouncement,
 };
-use mptcpd::types::IfIndex;
+use mptcpd::types::{AddressId, IfIndex};
 
 struct SingleSubflowPerInterface;
 
@@ -19,6 +19,8 @@ impl PathManager for SingleSubflowPerInterface {
                 for if_index in interfaces(view) {
                     join(view, connection, if_index, want);
                 }
+                // The peer may join too; one of the two on a link is too many.
+                want.only_these();
             }
             Side::Server => announce(view, connection, want),
         }
@@ -39,10 +41,12 @@ fn join(view: &View<'_>, connection: &ConnectionView<'_>, if_index: IfIndex, wan
     let sound = connection.subflows_on(if_index).filter(|flow| !flow.suspect);
     // The initial one stays anyhow; of the others, the oldest.
     if let Some(flow) = sound.min_by_key(|flow| (flow.origin != Origin::Initial, flow.since)) {
-        if let Some(local) = locals().find(|local| local.address == flow.local.ip()) {
-            want.subflow(local, &Remote { address: flow.remote, id: mptcpd::types::AddressId(0) });
-            return;
+        // It may come from an address that nothing new would come from, a temporary one for instance.
+        let mut locals = view.addresses().iter().filter(|local| local.if_index == if_index);
+        if let Some(local) = locals.find(|local| local.address == flow.local.ip()) {
+            want.subflow(local, &Remote { address: flow.remote, id: AddressId(0) });
         }
+        return;
     }
     let pairs = locals().flat_map(|local| connection.remotes.iter().map(move |remote| (local, remote)));
     let fitting = pairs.filter(|(local, remote)| local.address.is_ipv4() == remote.address.is_ipv4());

@@ -67,6 +67,8 @@ pub enum PathCommand {
     DestroySubflow(SubflowEnds),
     /// Tells the peer whether the subflow is to carry data only when no other can (MP_PRIO).
     SetBackup(SubflowEnds, bool),
+    /// This host's addresses that have an id in the connection (Linux 6.9; before, the endpoints).
+    ListAddresses(Token),
 }
 
 /// An address to announce to the peer of a connection.
@@ -163,6 +165,7 @@ impl fmt::Display for PathCommand {
             Self::DestroySubflow(ends) => write!(f, "close subflow: {ends}"),
             Self::SetBackup(ends, true) => write!(f, "make subflow a backup: {ends}"),
             Self::SetBackup(ends, false) => write!(f, "make subflow no backup: {ends}"),
+            Self::ListAddresses(token) => write!(f, "list addresses: token {token}"),
         }
     }
 }

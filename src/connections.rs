@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
+
+use smallvec::{SmallVec, smallvec};
 
 use crate::event;
 use crate::plugin::Origin;
@@ -14,9 +16,9 @@ use crate::types::{AddressId, IfIndex, Token};
 #[derive(Debug)]
 pub(crate) struct Connection {
     /// This host's end of the initial subflow, in the form of the socket.
-    pub(crate) local: SocketAddr,
+    pub(crate) local: End,
     /// The peer's end of it.
-    pub(crate) remote: SocketAddr,
+    pub(crate) remote: End,
     pub(crate) server_side: bool,
     /// The peer forbids joins to its initial address and port.
     pub(crate) deny_join_id0: bool,
@@ -25,19 +27,19 @@ pub(crate) struct Connection {
     /// Subflows may be created.
     pub(crate) established: bool,
     pub(crate) since: Instant,
-    pub(crate) subflows: Vec<Subflow>,
+    pub(crate) subflows: SmallVec<[Subflow; 2]>,
     /// What the peer announced, in plain form, each id once.
     pub(crate) remotes: Vec<(AddressId, SocketAddr)>,
     /// The ids of this host's addresses besides the initial one.
-    pub(crate) own: Vec<OwnAddress>,
+    pub(crate) own: SmallVec<[OwnAddress; 1]>,
 }
 
 /// A subflow, initial or joined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subflow {
     /// Both ends in the form that the kernel told.
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
+    pub(crate) local: End,
+    pub(crate) remote: End,
     pub(crate) local_id: AddressId,
     pub(crate) if_index: Option<IfIndex>,
     pub(crate) since: Instant,
@@ -49,6 +51,47 @@ pub(crate) struct Subflow {
     pub(crate) suspect: bool,
     /// The kernel was told to close it.
     pub(crate) closing: bool,
+    /// The peer withdrew its address.
+    pub(crate) withdrawn: bool,
+}
+
+/// One end of a subflow in its form, IPv6-mapped or not; smaller than a `SocketAddr`, as there may be
+/// tens of thousands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    address: [u8; 16],
+    port: u16,
+    /// The address is told as IPv4, not as IPv6.
+    is_ipv4: bool,
+}
+
+impl From<SocketAddr> for End {
+    fn from(told: SocketAddr) -> Self {
+        let (address, is_ipv4) = match told.ip() {
+            IpAddr::V4(v4) => (v4.to_ipv6_mapped(), true),
+            IpAddr::V6(v6) => (v6, false),
+        };
+        Self { address: address.octets(), port: told.port(), is_ipv4 }
+    }
+}
+
+impl End {
+    /// In the form that the kernel told.
+    pub(crate) fn told(self) -> SocketAddr {
+        let address = Ipv6Addr::from(self.address);
+        let ip = if self.is_ipv4 { address.to_canonical() } else { address.into() };
+        SocketAddr::new(ip, self.port)
+    }
+
+    /// In plain form.
+    pub(crate) fn plain(self) -> SocketAddr {
+        SocketAddr::new(self.ip(), self.port)
+    }
+
+    /// The address in plain form.
+    pub(crate) fn ip(self) -> IpAddr {
+        Ipv6Addr::from(self.address).to_canonical()
+    }
 }
 
 /// An address of this host that has an id in a connection.
@@ -69,8 +112,8 @@ const MOST_OWN: usize = 32;
 impl Connection {
     pub(crate) fn new(told: &event::Connection, now: Instant) -> Self {
         let initial = Subflow {
-            local: told.local,
-            remote: told.remote,
+            local: told.local.into(),
+            remote: told.remote.into(),
             local_id: AddressId(0),
             if_index: None,
             since: now,
@@ -79,37 +122,36 @@ impl Connection {
             backup_by_peer: false,
             suspect: false,
             closing: false,
+            withdrawn: false,
         };
-        let mut subflows = Vec::with_capacity(2);
-        subflows.push(initial);
         Self {
-            local: told.local,
-            remote: told.remote,
+            local: told.local.into(),
+            remote: told.remote.into(),
             server_side: told.server_side,
             deny_join_id0: told.deny_join_id0,
             initial_withdrawn: false,
             established: false,
             since: now,
-            subflows,
+            subflows: smallvec![initial],
             remotes: Vec::new(),
-            own: Vec::new(),
+            own: SmallVec::new(),
         }
     }
 
     /// The initial address of this host in plain form.
     pub(crate) fn initial_address(&self) -> IpAddr {
-        self.local.ip().to_canonical()
+        self.local.ip()
     }
 
     /// Whether the connection can have subflows of that address's family: IPv4 sockets carry IPv4 only
     /// (net/mptcp/pm.c, `mptcp_pm_family`... `mptcp_pm_addr_families_match`).
     pub(crate) fn takes(&self, address: IpAddr) -> bool {
-        self.local.is_ipv6() || address.is_ipv4()
+        !self.local.is_ipv4 || address.is_ipv4()
     }
 
     /// Whether this host may have connected to that end: a peer joins from another port than it listens on.
     pub(crate) fn leads_to(&self, remote: SocketAddr) -> bool {
-        let initial = !self.server_side && !self.initial_withdrawn && remote == plain(self.remote);
+        let initial = !self.server_side && !self.initial_withdrawn && remote == self.remote.plain();
         initial || self.remotes.iter().any(|(_, known)| *known == remote)
     }
 
@@ -120,8 +162,8 @@ impl Connection {
             return;
         }
         self.subflows.push(Subflow {
-            local: told.local,
-            remote: told.remote,
+            local: told.local.into(),
+            remote: told.remote.into(),
             local_id: told.local_id,
             if_index: told.if_index,
             since: now,
@@ -130,6 +172,7 @@ impl Connection {
             backup_by_peer: told.backup,
             suspect: false,
             closing: false,
+            withdrawn: false,
         });
     }
 
@@ -162,14 +205,18 @@ impl Connection {
         true
     }
 
-    /// The peer withdrew the address with that id.
+    /// The peer withdrew the address with that id: the kernel closes the subflows to it.
     pub(crate) fn withdrawn(&mut self, id: AddressId) {
+        let announced = self.remotes.iter().find(|(known, _)| *known == id).map(|(_, remote)| remote.ip());
+        let address = announced.or_else(|| (id == AddressId(0)).then(|| self.remote.ip()));
+        let flows = self.subflows.iter_mut().filter(|flow| Some(flow.remote.ip()) == address);
+        flows.for_each(|flow| flow.withdrawn = true);
         self.remotes.retain(|(known, _)| *known != id);
         self.initial_withdrawn |= id == AddressId(0);
     }
 
     /// The address has that id for the kernel and the peer.
-    fn learn_id(&mut self, address: IpAddr, id: AddressId) {
+    pub(crate) fn learn_id(&mut self, address: IpAddr, id: AddressId) {
         if id == AddressId(0) || self.own.iter().any(|own| own.address == address && own.id == id) {
             return;
         }
@@ -192,16 +239,6 @@ impl Connection {
         own.for_each(|own| own.announced = false);
     }
 
-    /// The kernel knows the address by another id, or another address by its id, and does not say which.
-    pub(crate) fn distrust_id(&mut self, address: IpAddr) {
-        let used = |id| self.subflows.iter().any(|flow| flow.local_id == id);
-        for own in self.own.iter_mut().filter(|own| own.address == address && !used(own.id)) {
-            // Nobody's, so that it is given to nobody.
-            own.address = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
-            own.announced = false;
-        }
-    }
-
     /// The id that the address has; 0 is that of the initial one.
     pub(crate) fn id_of(&self, address: IpAddr, port: u16) -> Option<AddressId> {
         let own = self.own.iter().find(|own| own.address == address && own.port == port).map(|own| own.id);
@@ -217,17 +254,17 @@ impl Connection {
 impl Subflow {
     /// Whether it is the one with these ends.
     pub(crate) fn is(&self, local: SocketAddr, remote: SocketAddr) -> bool {
-        self.local == local && self.remote == remote
+        self.local == local.into() && self.remote == remote.into()
     }
 
     /// This host's address in plain form.
     pub(crate) fn local_address(&self) -> IpAddr {
-        self.local.ip().to_canonical()
+        self.local.ip()
     }
 
     /// The peer's end in plain form.
     pub(crate) fn remote_end(&self) -> SocketAddr {
-        plain(self.remote)
+        self.remote.plain()
     }
 
     /// It carries data as far as is known.

@@ -7,6 +7,7 @@ mod replace;
 mod sockets;
 mod store;
 mod take;
+mod watch;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd};
@@ -24,6 +25,7 @@ pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
 use self::take::{Taken, Taker, note_malformed};
+use self::watch::Watch;
 use crate::command::{PmCommand, Request};
 use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};
 use crate::exit::Fatal;
@@ -76,6 +78,7 @@ struct Daemon {
     reload: Reload,
     /// Sockets that may have more to read.
     readable: Readable,
+    watch: Watch,
     /// Requests whose answer comes on that socket and has not ended yet.
     unanswered: u32,
     /// See [`Taker`].
@@ -132,6 +135,7 @@ impl Daemon {
             remove_on_stop: setup.remove_on_stop,
             reload,
             readable: Readable::default(),
+            watch: Watch::Off,
             unanswered: 0,
             interrupted: None,
             listens_to_routing: false,
@@ -143,7 +147,7 @@ impl Daemon {
             done: false,
         };
         daemon.register().map_err(failed("watch sockets"))?;
-        daemon.listen_to_routing()?;
+        daemon.listen_as_needed()?;
         Ok(daemon)
     }
 
@@ -151,7 +155,6 @@ impl Daemon {
         let registry = self.poll.registry();
         let sockets = [
             (self.sockets.network.as_fd(), NETWORK),
-            (self.sockets.events.as_fd(), EVENTS),
             (self.sockets.answers.as_fd(), ANSWERS),
             (self.sockets.instance.as_fd(), INSTANCE),
             (self.clock.as_fd(), CLOCK),
@@ -160,6 +163,14 @@ impl Daemon {
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
         }
         registry.register(&mut self.signals, SIGNALS, Interest::READABLE)
+    }
+
+    /// Listens to what the configuration needs.
+    fn listen_as_needed(&mut self) -> Result<(), Fatal> {
+        let needed = self.engine.manages_connections() || self.log.is_debug_enabled();
+        let unread = self.watch.set(needed, &self.sockets.events, self.poll.registry());
+        self.readable.events |= unread.map_err(failed("watch mptcp_pm_events"))?;
+        self.listen_to_routing()
     }
 
     /// Joins or leaves the groups that tell of routes, as the configuration needs them.
@@ -220,7 +231,8 @@ impl Daemon {
         }
         let due = self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let retry = self.notifier.is_waiting().then_some(notify::TRY_AGAIN);
-        due.into_iter().chain(retry).min()
+        let rest = self.watch.due().map(|time| time.saturating_duration_since(Instant::now()));
+        [due, retry, rest].into_iter().flatten().min()
     }
 
     /// Takes what there is to read, lets the engine decide, and sends what it decided.
@@ -232,7 +244,7 @@ impl Daemon {
         if self.readable.network {
             self.readable.network = self.take_network(now)?;
         }
-        if self.readable.events {
+        if self.readable.events || self.watch.due().is_some_and(|time| time <= now) {
             self.readable.events = self.take_events(now)?;
         }
         if self.readable.instance {
@@ -376,20 +388,22 @@ impl Daemon {
     }
 
     fn take_events(&mut self, now: Instant) -> Result<bool, Fatal> {
-        let Self { sockets, buffer, engine, log, .. } = self;
-        let (debug, managed) = (log.is_debug_enabled(), engine.manages_connections());
-        for _ in 0..BUDGET {
+        let Self { sockets, buffer, engine, log, watch, poll, .. } = self;
+        for read in 0..BUDGET {
             match sockets.events.receive(buffer).map_err(failed("read mptcp_pm_events"))? {
-                Received::Nothing => return Ok(false),
+                Received::Nothing => {
+                    let hurry = engine.hurries() || log.is_debug_enabled();
+                    let drained = watch.drained(read > 0, hurry, &sockets.events, poll.registry());
+                    return drained.map(|()| false).map_err(failed("watch mptcp_pm_events"));
+                }
                 Received::Other => {}
                 Received::Lost => engine.handle(Input::EventsLost, now),
-                Received::Datagram if debug || managed => {
+                Received::Datagram => {
                     for message in Messages::new(buffer) {
                         let taken = message.and_then(|message| take::event(engine, log, &message, now));
                         note_malformed(log, "mptcp_pm event", taken);
                     }
                 }
-                Received::Datagram => {}
             }
         }
         Ok(true)
@@ -432,7 +446,7 @@ impl Daemon {
                 self.store.log_to(&self.log);
                 self.remove_on_stop = setup.remove_on_stop;
                 self.engine.handle(Input::Configure(setup.policy), now);
-                match self.listen_to_routing() {
+                match self.listen_as_needed() {
                     Ok(()) => info!(self.log, "configuration read again"),
                     Err(fatal) => error!(self.log, "{}", fatal),
                 }

@@ -293,6 +293,11 @@ impl Engine {
         self.policy.connections.is_some()
     }
 
+    /// Whether something may follow from the next event of a connection, so that it must not wait.
+    pub(crate) fn hurries(&self) -> bool {
+        self.paths.hurries()
+    }
+
     /// The question that a ticket stands for, if it is one about a route.
     pub(crate) fn route_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
         self.routes.question(ticket).or_else(|| self.paths.question(ticket))
@@ -339,7 +344,11 @@ impl Engine {
 
     fn answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
         match answer {
-            Answer::Endpoint(endpoint) => self.endpoints.collect(ticket, endpoint, now),
+            Answer::Endpoint(endpoint) => {
+                if !self.paths.collect(ticket, &endpoint) {
+                    self.endpoints.collect(ticket, endpoint, now);
+                }
+            }
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
             Answer::Route(route) => {
                 let way = match (route.unicast, route.through) {
@@ -359,7 +368,7 @@ impl Engine {
             self.end_route(ticket, Way::Nowhere, now);
         } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
             self.end_reading(result.is_ok(), now);
-        } else if !self.paths.end(ticket, result, &self.policy.paths, now)
+        } else if !self.paths.end(ticket, result, &self.policy.paths, &mut self.outbox, now)
             && self.endpoints.end(ticket, result, &mut self.outbox, now)
         {
             self.dirty = true;

@@ -15,6 +15,7 @@ mod daemon;
 mod engine;
 pub mod event;
 mod exit;
+pub mod kit;
 mod log;
 mod names;
 mod network;

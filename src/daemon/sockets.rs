@@ -14,7 +14,7 @@ const NETLINK_ROUTE: isize = 0;
 const NETLINK_GENERIC: isize = 16;
 /// Bytes of messages that may wait while the daemon does not read; a short one takes about 800.
 const NETWORK_QUEUE: usize = 8 << 20;
-const EVENTS_QUEUE: usize = 8 << 20;
+pub(super) const EVENTS_QUEUE: usize = 8 << 20;
 /// Answers come while the request is being sent, so few ever wait.
 const ANSWERS_QUEUE: usize = 256 << 10;
 

@@ -9,6 +9,7 @@ mod converge;
 mod managed;
 #[cfg(all(test, feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
 mod simulation;
+mod table;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
@@ -17,14 +18,15 @@ use std::time::{Duration, Instant};
 
 use self::converge::Work;
 use self::managed::{Asked, Managed};
+use self::table::Table;
 use super::ids::Ids;
 use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
-use crate::command::{Request, RouteQuestion};
-use crate::connections::{Closed, TokenMap};
-use crate::event::{self, MptcpEvent, RoutingChange};
+use crate::command::{PathCommand, Request, RouteQuestion};
+use crate::connections::Closed;
+use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
 use crate::plugin::{Memo, PathManager, View};
 use crate::types::{IfIndex, Token};
 
@@ -52,13 +54,15 @@ impl Default for PathPolicy {
     }
 }
 
+/// When so many connections in a row needed nothing, the next will hardly either.
+const CALM: u32 = 8;
 /// Connections looked at before the loop turns.
 const SLICE: usize = 64;
 
 /// Every connection whose paths are managed.
 #[derive(Debug)]
 pub(super) struct Paths {
-    live: TokenMap<Box<Managed>>,
+    live: Table,
     closed: Closed,
     /// Connections to be looked at, each once.
     dirty: VecDeque<Token>,
@@ -81,6 +85,8 @@ pub(super) struct Paths {
     ids: Ids,
     work: Work,
     view_changed: bool,
+    /// Connections looked at since one needed anything.
+    calm: u32,
 }
 
 /// What is needed to decide about connections.
@@ -94,7 +100,7 @@ pub(super) struct Host<'a> {
 impl Paths {
     pub(super) fn new() -> Self {
         Self {
-            live: TokenMap::default(),
+            live: Table::default(),
             closed: Closed::default(),
             dirty: VecDeque::new(),
             crowded: VecDeque::new(),
@@ -108,6 +114,7 @@ impl Paths {
             ids: Ids::default(),
             work: Work::default(),
             view_changed: true,
+            calm: 0,
         }
     }
 
@@ -143,14 +150,14 @@ impl Paths {
 
     fn created(&mut self, told: &event::Connection, now: Instant) {
         let managed = Managed::new(told, stays_here(told), now);
-        if self.live.insert(told.token, Box::new(managed)).is_some() {
+        if self.live.insert(told.token, managed) {
             // The token is another connection's now: what is said of the former does not matter any more.
             self.asked.retain(|(_, token, _)| *token != told.token);
         }
     }
 
     fn established(&mut self, told: &event::Connection, now: Instant) {
-        if !self.live.contains_key(&told.token) {
+        if !self.live.contains(told.token) {
             // What comes after CLOSED is of the connection that was closed.
             if self.closed.contains(told.token, now) {
                 return;
@@ -165,19 +172,16 @@ impl Paths {
 
     /// The connection is gone.
     fn forget(&mut self, token: Token, now: Instant) {
-        if self.live.remove(&token).is_some() {
+        if self.live.remove(token) {
             self.closed.bury(token, now);
             self.asked.retain(|(_, asked, _)| *asked != token);
             self.unrouted.remove(&token);
-        }
-        if self.live.len() * 4 < self.live.capacity() && self.live.capacity() > 256 {
-            self.live.shrink_to(self.live.len() * 2);
         }
     }
 
     /// Changes a connection, if it is known, and has it looked at if the change matters.
     fn change(&mut self, token: Token, change: impl FnOnce(&mut Managed) -> bool) {
-        let Some(managed) = self.live.get_mut(&token) else { return };
+        let Some(managed) = self.live.get_mut(token) else { return };
         let matters = change(managed);
         if matters && !managed.dirty && !managed.left_alone {
             managed.dirty = true;
@@ -203,7 +207,7 @@ impl Paths {
 
     /// Path manager or policy are others now.
     pub(super) fn configured(&mut self) {
-        for managed in self.live.values_mut() {
+        for (_, managed) in self.live.iter_mut() {
             managed.memo = Memo::default();
             managed.took = None;
         }
@@ -222,6 +226,11 @@ impl Paths {
         }
     }
 
+    /// Whether a connection may need something as soon as it is there.
+    pub(super) fn hurries(&self) -> bool {
+        self.calm < CALM
+    }
+
     /// Whether there is work that waits for nothing.
     pub(super) fn has_work(&self) -> bool {
         let queued = !self.dirty.is_empty() || !self.sweep.is_empty();
@@ -237,6 +246,7 @@ impl Paths {
     pub(super) fn advance(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
         self.expire(host.now);
         if std::mem::take(&mut self.view_changed) {
+            self.calm = 0;
             self.begin_sweep(host.view);
         }
         if std::mem::take(&mut self.rerouted) {
@@ -258,12 +268,12 @@ impl Paths {
         }
         if self.ways.has_room() {
             if let Some(token) = self.crowded.pop_front() {
-                self.live.get_mut(&token).into_iter().for_each(|managed| managed.crowded = false);
+                self.live.get_mut(token).into_iter().for_each(|managed| managed.crowded = false);
                 return Some(token);
             }
         }
         let token = self.sweep.pop_front()?;
-        self.live.get_mut(&token).into_iter().for_each(|managed| managed.swept = false);
+        self.live.get_mut(token).into_iter().for_each(|managed| managed.swept = false);
         Some(token)
     }
 
@@ -277,7 +287,7 @@ impl Paths {
     /// What waits for nothing any more is dropped before it outgrows what is.
     fn tidy_timers(&mut self) {
         if self.timers.len() > 2 * self.live.len() + 64 || self.live.is_empty() {
-            let wakes = self.live.iter().filter_map(|(token, managed)| Some(Reverse((managed.wake?, *token))));
+            let wakes = self.live.iter().filter_map(|(token, managed)| Some(Reverse((managed.wake?, token))));
             self.timers = wakes.collect();
         }
     }
@@ -292,7 +302,7 @@ impl Paths {
         for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
             managed.forgive(&returned);
             if !std::mem::replace(&mut managed.swept, true) {
-                self.sweep.push_back(*token);
+                self.sweep.push_back(token);
             }
         }
     }
@@ -316,6 +326,7 @@ impl Paths {
         ticket: Ticket,
         result: Result<(), Failure<'_>>,
         policy: &PathPolicy,
+        outbox: &mut Outbox,
         now: Instant,
     ) -> bool {
         let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
@@ -326,16 +337,32 @@ impl Paths {
             Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => self.forget(token, now),
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
             Err(Failure::Refused(refusal)) => {
-                // The same file, `mptcp_userspace_pm_append_new_local_addr`.
-                let clash = refusal.text == "did not match address and id";
-                self.change(token, |managed| managed.refused(asked, clash, policy, now));
+                self.change(token, |managed| managed.refused(asked, policy, now));
+                // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
+                // the id away itself, to a join that it then rejected.
+                if refusal.text == "did not match address and id"
+                    && self.live.get_mut(token).is_some_and(Managed::may_list)
+                {
+                    let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
+                    self.asked.push_back((ticket, token, Asked::List));
+                }
             }
         }
         true
     }
 
+    /// Takes an address that has an id in a connection; whether it is part of an answer to that question.
+    pub(super) fn collect(&mut self, ticket: Ticket, listed: &Endpoint) -> bool {
+        let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
+        self.change(*token, |managed| {
+            managed.connection.learn_id(listed.address.to_canonical(), listed.id);
+            true
+        });
+        true
+    }
+
     fn leave_alone(&mut self, token: Token) {
-        if let Some(managed) = self.live.get_mut(&token) {
+        if let Some(managed) = self.live.get_mut(token) {
             managed.left_alone = true;
             managed.attempts = Vec::new();
         }

@@ -10,7 +10,11 @@ mod addresses;
 mod changes;
 mod connections;
 mod foreign;
+mod healing;
+mod hostile;
+
 mod links;
+mod paths;
 mod reload;
 mod restart;
 mod routes;
@@ -22,8 +26,10 @@ mod start;
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use common::PATIENCE;
 use common::daemon::{Daemon, Installation, program_under_test};
 use common::net::Namespace;
 
@@ -54,4 +60,33 @@ fn settle(daemon: &mut Daemon, namespace: &Namespace, interface: &str) {
     daemon.eventually("an endpoint of the marking address", || namespace.endpoint_of(address(MARK)).is_some());
     namespace.ip(&format!("addr del {MARK}/32 dev {interface}"));
     daemon.eventually("none of the marking address", || namespace.endpoint_of(address(MARK)).is_none());
+}
+
+/// Starts the daemon in a namespace with a path manager that works from user space.
+fn start_managing(namespace: &Namespace, path_manager: &str) -> Daemon {
+    namespace.choose_user_space_path_management();
+    installed(namespace).start(&[&format!("--path-manager={path_manager}")])
+}
+
+/// The port of a service on an address.
+fn service(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, 5000)
+}
+
+/// Waits until so many connections have established subflows from exactly these addresses each, and
+/// returns how long that took.
+fn wait_for_paths(daemon: &mut Daemon, namespace: &Namespace, connections: usize, from: &[IpAddr]) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let each = namespace.paths_of_each();
+        if each.len() == connections && each.values().all(|paths| paths == from) {
+            return begun.elapsed();
+        }
+        let wrong = each.values().find(|paths| *paths != from);
+        assert!(
+            begun.elapsed() < PATIENCE && daemon.listen(Duration::from_millis(100)),
+            "{connections} connections were to have paths from {from:?}, but of {} one has {wrong:?}",
+            each.len()
+        );
+    }
 }

@@ -43,6 +43,8 @@ pub(super) enum State {
     Up(Instant),
     Failed(Instant),
     Refused(Instant),
+    /// The peer took no more at that time; until then, unless another subflow goes before.
+    Full(Instant),
 }
 
 /// Why a path was lost, or could not be made.
@@ -54,6 +56,8 @@ pub(super) enum Loss {
     Early,
     /// The peer does not want it.
     Refused,
+    /// The peer has enough.
+    Full,
 }
 
 /// A subflow that was there for so long was sound.
@@ -80,11 +84,13 @@ impl Loss {
     /// Of one that was.
     pub(super) fn of_subflow(told: &event::Subflow, flow: &Subflow, now: Instant) -> Self {
         let lived = now.saturating_duration_since(flow.since);
-        let turned_away = told.error.is_none() && told.reset.is_none() && lived < TURNED_AWAY;
+        let turned_away = told.error.is_none() && told.reset.is_none() && !flow.withdrawn && lived < TURNED_AWAY;
         if lived >= LIVED {
             Self::Lived
-        } else if is_refusal(told) || (turned_away && flow.origin == Origin::Local) {
+        } else if is_refusal(told) {
             Self::Refused
+        } else if turned_away && flow.origin == Origin::Local {
+            Self::Full
         } else {
             Self::Early
         }
@@ -176,6 +182,13 @@ impl Attempt {
         self.again = true;
     }
 
+    /// The peer may take it now that another subflow is gone, once it knows of that.
+    pub(super) fn room_was_made(&mut self, now: Instant) {
+        if matches!(self.state, State::Full(_)) {
+            self.state = State::Failed(now + SOON);
+        }
+    }
+
     /// It is up, and nothing is to be remembered of it.
     pub(super) fn is_settled(&self) -> bool {
         self.is_up() && self.flying == 0 && self.failures == 0 && !self.was_lost
@@ -212,13 +225,10 @@ impl Attempt {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        if loss == Loss::Refused {
-            self.state = State::Refused(self.backoff.after_failure(
-                now,
-                policy.longest_retry,
-                policy.longest_retry,
-                self.seed(),
-            ));
+        if matches!(loss, Loss::Refused | Loss::Full) {
+            let longest = policy.longest_retry;
+            let time = self.backoff.after_failure(now, longest, longest, self.seed());
+            self.state = if loss == Loss::Full { State::Full(time) } else { State::Refused(time) };
         } else if std::mem::take(&mut self.again) {
             self.state = State::Failed(now + SECOND_TRY);
         } else {
@@ -232,7 +242,7 @@ impl Attempt {
             State::Wanted | State::NoRoute => None,
             State::Up(since) => (self.failures > 0).then_some(since + LIVED),
             State::Pending(since) => Some(since + LONGEST_PENDING),
-            State::Failed(time) | State::Refused(time) => Some(time),
+            State::Failed(time) | State::Refused(time) | State::Full(time) => Some(time),
         }
     }
 
@@ -241,7 +251,7 @@ impl Attempt {
         match self.state {
             State::Wanted | State::NoRoute => true,
             // Several of a kind may be wanted: the next waits until the first has proved sound.
-            State::Up(_) | State::Pending(_) | State::Failed(_) | State::Refused(_) => {
+            State::Up(_) | State::Pending(_) | State::Failed(_) | State::Refused(_) | State::Full(_) => {
                 self.due().is_none_or(|due| due <= now)
             }
         }
@@ -260,7 +270,7 @@ impl Attempt {
             State::NoRoute => false,
             State::Wanted => !wanted,
             State::Pending(since) => !wanted && since + LONGEST_PENDING <= now,
-            State::Failed(due) | State::Refused(due) => !wanted && due + REMEMBERED <= now,
+            State::Failed(due) | State::Refused(due) | State::Full(due) => !wanted && due + REMEMBERED <= now,
         }
     }
 
@@ -271,7 +281,7 @@ impl Attempt {
             State::NoRoute => AttemptState::NoRoute,
             State::Pending(since) => AttemptState::Pending(since),
             State::Failed(time) => AttemptState::Failed(time),
-            State::Refused(time) => AttemptState::Refused(time),
+            State::Refused(time) | State::Full(time) => AttemptState::Refused(time),
         };
         let Self { local, if_index, remote, failures, .. } = *self;
         plugin::Attempt { local, if_index, remote, state, failures }

@@ -3,19 +3,22 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attempts::{Attempt, State};
 use super::managed::{Asked, Managed};
 use super::{Host, Paths};
 use crate::command::{Advertisement, NewSubflow, PathCommand, Request, SubflowEnds};
-use crate::connections::{Connection, OwnAddress, Subflow, plain};
+use crate::connections::{Connection, OwnAddress, Subflow};
 use crate::engine::Ticket;
 use crate::engine::ids::Ids;
 use crate::engine::outbox::Outbox;
 use crate::engine::ways::{Known, Pair, Ways};
 use crate::plugin::{self, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow};
 use crate::types::{AddressId, IfIndex, Token};
+
+/// A join of the peer that is not wanted may be one that the path manager is about to want.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Room that is used again for every connection.
 #[derive(Debug, Default)]
@@ -41,25 +44,42 @@ struct Task<'a, 'b> {
     crowded: bool,
     /// A path was found to have no route: another may be wanted in its place.
     news: bool,
+    /// When a subflow may be begun that may not now.
+    paced: Option<Instant>,
+    /// Something was asked of the kernel.
+    sent: bool,
 }
 
 impl Paths {
     /// Sends what brings a connection nearer to what is wanted.
     pub(super) fn converge(&mut self, token: Token, host: &Host<'_>, outbox: &mut Outbox) {
-        let Some(managed) = self.live.get_mut(&token) else { return };
+        let Some(managed) = self.live.get_mut(token) else { return };
         managed.dirty = false;
         if !managed.connection.established || managed.left_alone || !may_be_managed(&managed.connection, host.view) {
             return;
         }
         let Self { asked, ways, ids, work, .. } = self;
-        let mut task = Task { token, managed, host, outbox, asked, ways, ids, crowded: false, news: false };
+        let mut task = Task {
+            token,
+            managed,
+            host,
+            outbox,
+            asked,
+            ways,
+            ids,
+            crowded: false,
+            news: false,
+            paced: None,
+            sent: false,
+        };
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.match_wants(work);
-        task.withdraw(&work.wanted);
+        let closing = task.withdraw(&work.wanted, work.want.only_these);
         task.managed.forget_stale_attempts(&work.want.subflows, host);
-        let (crowded, news) = (task.crowded, task.news);
+        let (crowded, news, sent) = (task.crowded, task.news, task.sent);
+        let paced = task.paced;
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
             self.crowded.push_back(token);
         }
@@ -68,7 +88,8 @@ impl Paths {
         } else {
             self.unrouted.remove(&token);
         }
-        let wake = managed.next_look(work.want.wake_at, host.now);
+        self.calm = if sent || managed.is_needy() { 0 } else { self.calm.saturating_add(1) };
+        let wake = managed.next_look(work.want.wake_at.into_iter().chain(closing).chain(paced), host.now);
         if managed.wake != wake {
             managed.wake = wake;
             self.timers.extend(wake.map(|wake| Reverse((wake, token))));
@@ -81,7 +102,7 @@ impl Paths {
 
 /// Whether the connection is one between hosts, and not through a link that is kept apart.
 fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
-    let (local, remote) = (connection.initial_address(), connection.remote.ip().to_canonical());
+    let (local, remote) = (connection.initial_address(), connection.remote.ip());
     !view
         .addresses()
         .iter()
@@ -112,12 +133,17 @@ impl Managed {
         self.attempts.iter().filter(|attempt| attempt.is_pending()).count()
     }
 
+    /// Whether there is a path to be made, of which anything but a route is missing.
+    fn is_needy(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.state != State::NoRoute)
+    }
+
     /// When it is to be looked at though nothing may have happened. What is overdue waits for something
     /// else to happen.
-    fn next_look(&self, wake_at: Option<Instant>, now: Instant) -> Option<Instant> {
+    fn next_look(&self, wishes: impl Iterator<Item = Instant>, now: Instant) -> Option<Instant> {
         let took = self.took.map(|took| took.until);
         let attempts = self.attempts.iter().filter_map(Attempt::due);
-        attempts.chain(wake_at).chain(took).chain(self.announcing.again).filter(|time| *time > now).min()
+        attempts.chain(wishes).chain(took).chain(self.announcing.again).filter(|time| *time > now).min()
     }
 
     fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
@@ -133,6 +159,7 @@ impl Task<'_, '_> {
     fn send(&mut self, command: PathCommand, asked: Asked) {
         let ticket = self.outbox.send(Request::Path(command), self.host.now);
         self.asked.push_back((ticket, self.token, asked));
+        self.sent = true;
     }
 
     /// A subflow whose link or address is gone carries nothing. The side that can join again does not
@@ -150,19 +177,19 @@ impl Task<'_, '_> {
         let view = self.host.view;
         work.remotes.clear();
         if !connection.server_side && !connection.deny_join_id0 && !connection.initial_withdrawn {
-            work.remotes.push(Remote { address: plain(connection.remote), id: AddressId(0) });
+            work.remotes.push(Remote { address: connection.remote.plain(), id: AddressId(0) });
         }
         for (id, address) in &connection.remotes {
             let same = |remote: &Remote| remote.address == *address;
-            let denied = connection.deny_join_id0 && *address == plain(connection.remote);
+            let denied = connection.deny_join_id0 && *address == connection.remote.plain();
             if !denied && !work.remotes.iter().any(same) && !is_own(view, address.ip()) {
                 work.remotes.push(Remote { address: *address, id: *id });
             }
         }
         work.flows.clear();
         work.flows.extend(connection.subflows.iter().filter(|flow| !flow.closing).map(|flow| plugin::Subflow {
-            local: plain(flow.local),
-            remote: plain(flow.remote),
+            local: flow.local.plain(),
+            remote: flow.remote.plain(),
             if_index: place_of(view, flow).map(|place| place.if_index),
             origin: flow.origin,
             since: flow.since,
@@ -175,7 +202,7 @@ impl Task<'_, '_> {
         let shown = ConnectionView {
             token: self.token,
             side: if connection.server_side { Side::Server } else { Side::Client },
-            local: plain(connection.local),
+            local: connection.local.plain(),
             remotes: &work.remotes,
             subflows: &work.flows,
             attempts: &work.attempts,
@@ -249,7 +276,7 @@ impl Task<'_, '_> {
         let Some(flow) = self.managed.connection.subflows.get_mut(place) else { return };
         if flow.backup != backup {
             flow.backup = backup;
-            let ends = SubflowEnds { token: self.token, local: flow.local, remote: flow.remote };
+            let ends = ends_of(self.token, flow);
             self.send(PathCommand::SetBackup(ends, backup), Asked::Other);
         }
     }
@@ -271,7 +298,13 @@ impl Task<'_, '_> {
         let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
         let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
         match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {
-            Known::Yes => self.create(&mut attempt, want, remotes),
+            Known::Yes => match self.managed.pace.take(now) {
+                Ok(()) => self.create(&mut attempt, want, remotes),
+                Err(time) => {
+                    self.paced = Some(time);
+                    return;
+                }
+            },
             Known::No => {
                 self.news |= attempt.state != State::NoRoute;
                 attempt.state = State::NoRoute;
@@ -379,20 +412,30 @@ impl Task<'_, '_> {
     }
 
     /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
-    /// there is one that works: without any, the kernel ends the connection after a while.
-    fn withdraw(&mut self, wanted: &[bool]) {
+    /// there is one that works: without any, the kernel ends the connection after a while. Says when there
+    /// will be more to close.
+    fn withdraw(&mut self, wanted: &[bool], only_these: bool) -> Option<Instant> {
         let mut sound = self.managed.sound();
-        let mut marked = Vec::new();
+        let (mut marked, mut later) = (Vec::new(), None);
         for (flow, wanted) in self.managed.connection.subflows.iter_mut().zip(wanted) {
-            let unwanted = flow.is_sound() && flow.origin == Origin::Local && sound > 1;
-            if flow.closing || *wanted || !(unwanted || (flow.suspect && sound > 0)) {
+            let closes_at = match flow.origin {
+                _ if flow.suspect => Some(self.host.now),
+                Origin::Local => Some(flow.since),
+                Origin::Peer if only_these => Some(flow.since + GRACE),
+                Origin::Peer | Origin::Initial => None,
+            };
+            let enough = sound > usize::from(!flow.suspect);
+            let Some(time) = closes_at.filter(|_| enough && !flow.closing && !*wanted) else { continue };
+            if time > self.host.now {
+                later = Some(later.map_or(time, |other: Instant| other.min(time)));
                 continue;
             }
+            sound -= usize::from(flow.is_sound());
             flow.closing = true;
             marked.push(*flow);
-            sound -= usize::from(unwanted);
         }
         self.close(&marked);
+        later
     }
 
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
@@ -413,10 +456,15 @@ impl Task<'_, '_> {
             self.send(PathCommand::Remove(self.token, id), Asked::Other);
         }
         for flow in flows {
-            let ends = SubflowEnds { token: self.token, local: flow.local, remote: flow.remote };
-            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(flow.local, flow.remote));
+            let ends = ends_of(self.token, flow);
+            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
         }
     }
+}
+
+/// What names a subflow in commands.
+fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
+    SubflowEnds { token, local: flow.local.told(), remote: flow.remote.told() }
 }
 
 fn is_own(view: &View<'_>, address: IpAddr) -> bool {

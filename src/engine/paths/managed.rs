@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::PathPolicy;
 use super::attempts::{Attempt, Loss};
 use crate::connections::{Connection, plain};
-use crate::engine::retry::Backoff;
+use crate::engine::retry::{Backoff, Pace};
 use crate::event;
 use crate::plugin::{Memo, Origin};
 use crate::types::{IfIndex, Token};
@@ -20,12 +20,16 @@ pub(super) struct Managed {
     pub(super) took: Option<Took>,
     pub(super) announcing: Announcing,
     pub(super) wake: Option<Instant>,
+    /// Of subflows that are begun: a peer could otherwise have any number begun by announcing addresses.
+    pub(super) pace: Pace,
     /// It waits to be looked at.
     pub(super) dirty: bool,
     /// It waits for room for a question about a route.
     pub(super) crowded: bool,
     /// It waits to be looked at because the host's network changed.
     pub(super) swept: bool,
+    /// How often the kernel may still be asked for ids.
+    lists: u8,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
 }
@@ -50,9 +54,12 @@ pub(super) enum Asked {
     Create(IpAddr, SocketAddr),
     Destroy(SocketAddr, SocketAddr),
     Announce(IpAddr, u16),
+    List,
     Other,
 }
 
+/// The kernel's list of ids is read so often for one connection; more would be of no use.
+const MOST_LISTS: u8 = 8;
 /// As many paths of one connection are remembered that are not established: a peer chooses the addresses
 /// that it announces, and each costs a packet.
 const MOST_ATTEMPTS: usize = 64;
@@ -66,9 +73,11 @@ impl Managed {
             took: None,
             announcing: Announcing::default(),
             wake: None,
+            pace: Pace::default(),
             dirty: false,
             crowded: false,
             swept: false,
+            lists: MOST_LISTS,
             left_alone,
         }
     }
@@ -100,16 +109,19 @@ impl Managed {
         let Some(flow) = self.connection.take_subflow(told.local, told.remote) else {
             return self.join_failed(told, policy, now);
         };
-        // Where the peer has withdrawn its address, it is the kernel that closes.
-        if flow.closing || flow.origin == Origin::Peer || !self.connection.leads_to(remote) {
+        let loss = Loss::of_subflow(told, &flow, now);
+        let turned_away = matches!(loss, Loss::Refused | Loss::Full);
+        if flow.closing || !turned_away {
+            self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
+        }
+        if flow.closing || flow.origin == Origin::Peer {
             return;
         }
-        let loss = Loss::of_subflow(told, &flow, now);
         let (since, subflows) = (self.connection.since, self.connection.subflows.iter());
         let left = subflows.filter(|flow| !flow.closing).count();
         let Some(attempt) = self.attempt_for(told.token, local, remote, now) else { return };
         attempt.lost(loss, since, policy, now);
-        if loss == Loss::Refused {
+        if turned_away {
             self.took = attempt.due().map(|until| Took { subflows: left, until });
         }
     }
@@ -166,13 +178,17 @@ impl Managed {
         false
     }
 
-    /// The kernel refused a command for this connection; `clash`: because of an address and its id.
-    pub(super) fn refused(&mut self, asked: Asked, clash: bool, policy: &PathPolicy, now: Instant) -> bool {
+    /// Whether the kernel may be asked once more for the ids of this host's addresses.
+    pub(super) fn may_list(&mut self) -> bool {
+        let left = self.lists.checked_sub(1);
+        self.lists = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// The kernel refused a command for this connection.
+    pub(super) fn refused(&mut self, asked: Asked, policy: &PathPolicy, now: Instant) -> bool {
         match asked {
             Asked::Create(local, remote) => {
-                if clash {
-                    self.connection.distrust_id(local);
-                }
                 let mut flying = self.attempts.iter_mut().filter(|attempt| attempt.is_flying());
                 if let Some(attempt) = flying.find(|attempt| attempt.joins(local, remote)) {
                     attempt.failed(Loss::Early, self.connection.since, policy, now);
@@ -181,9 +197,6 @@ impl Managed {
             }
             Asked::Announce(address, port) => {
                 self.connection.not_announced(address, port);
-                if clash {
-                    self.connection.distrust_id(address);
-                }
                 let Announcing { again, backoff } = &mut self.announcing;
                 *again = Some(backoff.after_failure(now, policy.first_retry, policy.longest_retry, 0));
                 true
@@ -192,7 +205,7 @@ impl Managed {
                 self.connection.take_subflow(local, remote);
                 true
             }
-            Asked::Other => false,
+            Asked::List | Asked::Other => false,
         }
     }
 

@@ -181,6 +181,9 @@ impl Host {
                 }
                 self.engine.handle(Input::End(*ticket, result.map_err(Told::failure)), now);
             }
+            Told::Listed(ticket, listed) => {
+                self.engine.handle(Input::Answer(*ticket, Answer::Endpoint(*listed)), now);
+            }
             Told::Mptcp(event) => {
                 match event {
                     MptcpEvent::Created(told) => drop(self.kernel.told_closed.remove(&told.token)),
@@ -669,7 +672,8 @@ impl Host {
     fn check_dead(&self, socket: &Socket) {
         let dead: Vec<_> = socket.flows.iter().filter(|flow| !self.kernel.is_visible(flow)).collect();
         // What was dead for a while is not trusted again before another is made.
-        let managed = &self.engine.paths.live[&socket.told.token];
+        let mut live = self.engine.paths.live.iter();
+        let (_, managed) = live.find(|(token, _)| *token == socket.told.token).unwrap();
         let works = managed.connection.subflows.iter().any(|flow| flow.is_sound());
         assert!(dead.is_empty() || !works, "dead: {dead:?} in {socket:#?}");
     }
@@ -677,7 +681,7 @@ impl Host {
     /// The application ends every connection.
     fn end(&mut self) {
         self.kernel.sockets.clear();
-        let live: Vec<Token> = self.engine.paths.live.keys().copied().collect();
+        let live: Vec<Token> = self.engine.paths.live.iter().map(|(token, _)| token).collect();
         live.into_iter().for_each(|token| self.kernel.tell(MptcpEvent::Closed(token)));
         self.rest(Duration::from_secs(600));
         let paths = &self.engine.paths;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crate::command::{Advertisement, NewSubflow, PathCommand, Request, RouteQuestion, SubflowEnds};
 use crate::connections::plain;
 use crate::engine::{Failure, Ticket};
-use crate::event::{self, Address, LinkFlags, MptcpEvent, Reset, RoutingChange};
+use crate::event::{self, Address, Endpoint, LinkFlags, MptcpEvent, Reset, RoutingChange};
 use crate::random::Random;
-use crate::types::{AddressId, Errno, IfIndex, Token};
+use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, Token};
 use crate::wire::Refusal;
 
 pub(super) const UP: LinkFlags = LinkFlags(0x1_0041);
@@ -40,6 +40,7 @@ pub(super) enum Told {
     /// Whether there is a way, and whether it is through the device.
     Route(Ticket, bool, bool),
     End(Ticket, Result<(), Option<Refused>>),
+    Listed(Ticket, Endpoint),
     Mptcp(MptcpEvent),
 }
 
@@ -89,6 +90,13 @@ pub(super) struct Entry {
     pub(super) port: u16,
     pub(super) id: AddressId,
     pub(super) announced: bool,
+}
+
+impl Entry {
+    fn listed(&self) -> Endpoint {
+        let Self { address, port, id, .. } = *self;
+        Endpoint { id, address, port, flags: EndpointFlags::NONE, if_index: None }
+    }
 }
 
 #[derive(Debug)]
@@ -239,15 +247,16 @@ impl Kernel {
             Request::Pm(_) => self.answers.push_back(Told::End(ticket, Ok(()))),
             Request::Path(command) => {
                 self.commands += 1;
-                let result = self.command(command, random);
+                let result = self.command(ticket, command, random);
                 self.answers.push_back(Told::End(ticket, result.map_err(Some)));
             }
         }
     }
 
-    fn command(&mut self, command: &PathCommand, random: &mut Random) -> Result<(), Refused> {
+    fn command(&mut self, ticket: Ticket, command: &PathCommand, random: &mut Random) -> Result<(), Refused> {
         let (PathCommand::Announce(Advertisement { token, .. })
         | PathCommand::Remove(token, _)
+        | PathCommand::ListAddresses(token)
         | PathCommand::CreateSubflow(NewSubflow { token, .. })
         | PathCommand::DestroySubflow(SubflowEnds { token, .. })
         | PathCommand::SetBackup(SubflowEnds { token, .. }, _)) = *command;
@@ -260,6 +269,11 @@ impl Kernel {
         let result = match command {
             PathCommand::Announce(wanted) => self.announce(wanted),
             PathCommand::Remove(_, id) => self.remove(token, *id),
+            PathCommand::ListAddresses(_) => {
+                let entries = socket.entries.iter().map(|entry| Told::Listed(ticket, entry.listed()));
+                self.answers.extend(entries);
+                Ok(())
+            }
             PathCommand::CreateSubflow(wanted) => self.create(wanted, random),
             PathCommand::DestroySubflow(ends) => self.destroy(ends),
             PathCommand::SetBackup(ends, backup) => self.set_backup(ends, *backup),
