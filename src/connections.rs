@@ -215,13 +215,16 @@ impl Connection {
         self.initial_withdrawn |= id == AddressId(0);
     }
 
-    /// The address has that id for the kernel and the peer.
+    /// The address has that id for the kernel and the peer, and so no other, nor has another address that
+    /// id: what was asked for otherwise is refused.
     pub(crate) fn learn_id(&mut self, address: IpAddr, id: AddressId) {
-        if id == AddressId(0) || self.own.iter().any(|own| own.address == address && own.id == id) {
+        if id == AddressId(0) {
             return;
         }
-        self.own.retain(|own| own.announced || (own.id != id && own.address != address));
-        self.remember_id(OwnAddress { address, port: 0, id, announced: false });
+        self.own.retain(|own| if own.address == address { own.id == id || own.port != 0 } else { own.id != id });
+        if !self.own.iter().any(|own| own.address == address && own.id == id) {
+            self.remember_id(OwnAddress { address, port: 0, id, announced: false });
+        }
     }
 
     pub(crate) fn remember_id(&mut self, own: OwnAddress) {
