@@ -126,8 +126,11 @@ impl Attempt {
             // What became of the one before has been missed.
             self.flying = 0;
         }
+        // Of several on their way, nothing tells which was established: all ask for the same.
+        if self.flying == 0 {
+            self.backup = backup;
+        }
         self.flying = self.flying.saturating_add(1);
-        self.backup = backup;
         self.state = State::Pending(now);
     }
 

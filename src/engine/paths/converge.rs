@@ -338,7 +338,7 @@ impl Task<'_, '_> {
             local_id,
             remote: want.remote,
             remote_id,
-            backup: want.backup,
+            backup: attempt.backup,
             if_index: Some(want.if_index),
         };
         self.send(PathCommand::CreateSubflow(subflow), Asked::Create(want.local, want.remote));

@@ -517,6 +517,15 @@ impl Host {
         socket.flows.iter().filter(|flow| self.kernel.is_visible(flow))
     }
 
+    /// What was dead for a while is not trusted again: it stays only until another is made.
+    fn trusted<'a>(&'a self, socket: &'a Socket) -> impl Iterator<Item = &'a Flow> {
+        let mut live = self.engine.paths.live.iter();
+        let (_, managed) = live.find(|(token, _)| *token == socket.told.token).unwrap();
+        self.visible(socket).filter(move |flow| {
+            managed.connection.subflows.iter().any(|known| known.is(flow.local, flow.remote) && known.is_sound())
+        })
+    }
+
     fn check_backup(&self, socket: &Socket) {
         let wish = self.rules.flags.contains(EndpointFlags::BACKUP);
         for flow in self.visible(socket) {
@@ -622,7 +631,8 @@ impl Host {
             let can = pairs.iter().any(|(local, remote)| self.feasible(link, *local, *remote));
             let has = on_it().count() > 0;
             assert!(has || full || !can || pairs.len() > 16, "nothing on {link}: {socket:#?} {remotes:?}");
-            let ours = on_it().filter(|flow| flow.opener == Opener::Daemon).count();
+            let ours = self.trusted(socket).filter(|flow| self.link_of(flow) == Some(link));
+            let ours = ours.filter(|flow| flow.opener == Opener::Daemon).count();
             assert!(ours <= 1, "{ours} subflows on {link}: {socket:#?}");
         }
     }
@@ -646,10 +656,10 @@ impl Host {
             pairs.iter().any(|(_, local, remote)| (*local, *remote) == (plain(flow.local).ip(), plain(flow.remote)))
         };
         let excess: Vec<_> =
-            self.visible(socket).filter(|flow| flow.opener == Opener::Daemon && !wanted(flow)).collect();
-        assert!(excess.is_empty() || self.visible(socket).count() == 1, "not wanted: {excess:?} in {socket:#?}");
+            self.trusted(socket).filter(|flow| flow.opener == Opener::Daemon && !wanted(flow)).collect();
+        assert!(excess.is_empty() || self.trusted(socket).count() == 1, "not wanted: {excess:?} in {socket:#?}");
         for (_, local, remote) in &pairs {
-            let same = self.visible(socket).filter(|flow| {
+            let same = self.trusted(socket).filter(|flow| {
                 (*local, *remote) == (plain(flow.local).ip(), plain(flow.remote)) && flow.opener == Opener::Daemon
             });
             assert!(same.count() <= 1, "{local} - {remote} twice: {socket:#?}");
@@ -662,20 +672,17 @@ impl Host {
         if socket.told.deny_join_id0 || socket.initial_withdrawn {
             return;
         }
-        let there = self.visible(socket).filter(|flow| (plain(flow.local).ip(), plain(flow.remote)) == (local, remote));
-        let there = there.count();
+        let between = |flow: &&Flow| (plain(flow.local).ip(), plain(flow.remote)) == (local, remote);
+        let there = self.visible(socket).filter(between).count();
         assert!(there >= number || full || !self.feasible(link, local, remote), "{there} of {number}: {socket:#?}");
+        let there = self.trusted(socket).filter(between).count();
         assert!(there <= number, "{there} of {number}: {socket:#?}");
     }
 
     /// What is dead is closed where anything else works.
     fn check_dead(&self, socket: &Socket) {
         let dead: Vec<_> = socket.flows.iter().filter(|flow| !self.kernel.is_visible(flow)).collect();
-        // What was dead for a while is not trusted again before another is made.
-        let mut live = self.engine.paths.live.iter();
-        let (_, managed) = live.find(|(token, _)| *token == socket.told.token).unwrap();
-        let works = managed.connection.subflows.iter().any(|flow| flow.is_sound());
-        assert!(dead.is_empty() || !works, "dead: {dead:?} in {socket:#?}");
+        assert!(dead.is_empty() || self.trusted(socket).count() == 0, "dead: {dead:?} in {socket:#?}");
     }
 
     /// The application ends every connection.
