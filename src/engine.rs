@@ -368,7 +368,7 @@ impl Engine {
             self.end_route(ticket, Way::Nowhere, now);
         } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
             self.end_reading(result.is_ok(), now);
-        } else if !self.paths.end(ticket, result, &self.policy.paths, &mut self.outbox, now)
+        } else if !self.paths.end(ticket, result, &self.policy.paths, now)
             && self.endpoints.end(ticket, result, &mut self.outbox, now)
         {
             self.dirty = true;

@@ -24,7 +24,7 @@ use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
-use crate::command::{PathCommand, Request, RouteQuestion};
+use crate::command::{Request, RouteQuestion};
 use crate::connections::Closed;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
 use crate::plugin::{Memo, PathManager, View};
@@ -326,7 +326,6 @@ impl Paths {
         ticket: Ticket,
         result: Result<(), Failure<'_>>,
         policy: &PathPolicy,
-        outbox: &mut Outbox,
         now: Instant,
     ) -> bool {
         let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
@@ -337,15 +336,13 @@ impl Paths {
             Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => self.forget(token, now),
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
             Err(Failure::Refused(refusal)) => {
-                self.change(token, |managed| managed.refused(asked, policy, now));
                 // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
                 // the id away itself, to a join that it then rejected.
-                if refusal.text == "did not match address and id"
-                    && self.live.get_mut(token).is_some_and(Managed::may_list)
-                {
-                    let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
-                    self.asked.push_back((ticket, token, Asked::List));
-                }
+                let clash = refusal.text == "did not match address and id";
+                self.change(token, |managed| {
+                    managed.doubts_ids |= clash;
+                    managed.refused(asked, policy, now)
+                });
             }
         }
         true

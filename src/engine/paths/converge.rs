@@ -72,6 +72,9 @@ impl Paths {
             paced: None,
             sent: false,
         };
+        if task.managed.lists_ids() {
+            task.send(PathCommand::ListAddresses(token), Asked::List);
+        }
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);

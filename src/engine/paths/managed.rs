@@ -28,7 +28,9 @@ pub(super) struct Managed {
     pub(super) crowded: bool,
     /// It waits to be looked at because the host's network changed.
     pub(super) swept: bool,
-    /// How often the kernel may still be asked for ids.
+    /// The kernel is to be asked for the ids of this host's addresses,
+    pub(super) doubts_ids: bool,
+    /// but only so often.
     lists: u8,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
@@ -77,6 +79,7 @@ impl Managed {
             dirty: false,
             crowded: false,
             swept: false,
+            doubts_ids: false,
             lists: MOST_LISTS,
             left_alone,
         }
@@ -178,11 +181,11 @@ impl Managed {
         false
     }
 
-    /// Whether the kernel may be asked once more for the ids of this host's addresses.
-    pub(super) fn may_list(&mut self) -> bool {
-        let left = self.lists.checked_sub(1);
-        self.lists = left.unwrap_or(0);
-        left.is_some()
+    /// Whether the kernel is to be asked now for the ids of this host's addresses.
+    pub(super) fn lists_ids(&mut self) -> bool {
+        let lists = std::mem::take(&mut self.doubts_ids) && self.lists > 0;
+        self.lists -= u8::from(lists);
+        lists
     }
 
     /// The kernel refused a command for this connection.

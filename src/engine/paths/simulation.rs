@@ -110,8 +110,11 @@ impl Host {
                 }
             }
         }
-        for _ in 0..host.random.below(7) {
+        for _ in 0..2 + host.random.below(8) {
             host.change_address();
+        }
+        for _ in 0..host.random.below(4) {
+            host.open();
         }
         host
     }
@@ -207,10 +210,11 @@ impl Host {
             9..=11 => self.change_route(),
             12..=16 => self.open(),
             17 | 18 => self.close(),
-            19..=22 => self.change_fate(),
-            23..=26 => self.peer_announces(),
-            27 | 28 => self.peer_withdraws(),
-            29..=31 => self.flow_dies(),
+            19 | 20 => self.change_fate(),
+            21..=26 => self.peer_announces(),
+            27 => self.peer_withdraws(),
+            28 | 29 => self.flow_dies(),
+            30 | 31 => self.open(),
             32..=34 => self.peer_joins(),
             35 => self.reload(),
             36 => self.lose_messages(),
@@ -220,6 +224,18 @@ impl Host {
             _ if self.kernel.events.is_empty() => self.now += milliseconds(self.random.below(100_000)),
             _ => {}
         }
+    }
+
+    /// Every link, route and peer works again.
+    fn recover(&mut self) {
+        self.kernel.fates.clear();
+        let links: Vec<u32> = self.kernel.links.keys().copied().collect();
+        for index in links {
+            self.kernel.links.insert(index, UP);
+            self.kernel.network.push_back(Told::Link(IfIndex(index), UP, None));
+            self.kernel.routes.extend([(index, false), (index, true)]);
+        }
+        self.kernel.network.push_back(Told::Routing(RoutingChange::Everything));
     }
 
     fn a_link(&mut self) -> u32 {
@@ -706,6 +722,9 @@ fn simulate(seed: u64, trace: bool) {
         let most = if host.kernel.events.is_empty() && host.random.one_in(8) { 3000 } else { 50 };
         host.now += milliseconds(host.random.below(most));
         host.turn();
+    }
+    if host.random.one_in(2) {
+        host.recover();
     }
     host.trace(|| "now it is quiet".into());
     host.kernel.sockets.values_mut().for_each(|socket| socket.creates.clear());
