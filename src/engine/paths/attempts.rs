@@ -63,7 +63,7 @@ pub(super) enum Loss {
 /// A subflow that was there for so long was sound.
 const LIVED: Duration = Duration::from_secs(5);
 /// What the peer closes so soon, without an error, is more than it takes.
-const TURNED_AWAY: Duration = Duration::from_secs(1);
+pub(super) const TURNED_AWAY: Duration = Duration::from_secs(1);
 /// What was lost comes back after that.
 const SOON: Duration = Duration::from_millis(60);
 /// The second try after a link came back.
@@ -271,7 +271,8 @@ impl Attempt {
         match self.state {
             State::Up(since) => since + LIVED <= now,
             State::NoRoute => false,
-            State::Wanted => !wanted,
+            // Whatever becomes of a join on its way must not look like one of the peer.
+            State::Wanted => !wanted && self.flying == 0,
             State::Pending(since) => !wanted && since + LONGEST_PENDING <= now,
             State::Failed(due) | State::Refused(due) | State::Full(due) => !wanted && due + REMEMBERED <= now,
         }

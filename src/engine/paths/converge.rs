@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::attempts::{Attempt, State};
+use super::attempts::{Attempt, State, TURNED_AWAY};
 use super::managed::{Asked, Managed};
 use super::{Host, Paths};
 use crate::command::{Advertisement, NewSubflow, PathCommand, Request, SubflowEnds};
@@ -414,31 +414,39 @@ impl Task<'_, '_> {
         self.close(&leaving);
     }
 
-    /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
-    /// there is one that works: without any, the kernel ends the connection after a while. Says when there
-    /// will be more to close.
+    /// Closes what is suspect or not wanted once another has proved sound, what is dead once there is
+    /// another: without any, the kernel ends the connection after a while. Says when there will be more to
+    /// close.
     fn withdraw(&mut self, wanted: &[bool], only_these: bool) -> Option<Instant> {
-        let mut sound = self.managed.sound();
         let (mut marked, mut later) = (Vec::new(), None);
-        for (flow, wanted) in self.managed.connection.subflows.iter_mut().zip(wanted) {
-            let closes_at = match flow.origin {
-                _ if flow.suspect => Some(self.host.now),
-                Origin::Local => Some(flow.since),
-                Origin::Peer if only_these => Some(flow.since + GRACE),
-                Origin::Peer | Origin::Initial => None,
-            };
-            let enough = sound > usize::from(!flow.suspect);
-            let Some(time) = closes_at.filter(|_| enough && !flow.closing && !*wanted) else { continue };
-            if time > self.host.now {
+        for (place, _) in wanted.iter().enumerate().filter(|(_, wanted)| !**wanted) {
+            let Some(time) = self.closes_at(place, only_these) else { continue };
+            let Some(flow) = self.managed.connection.subflows.get_mut(place) else { continue };
+            if time <= self.host.now {
+                flow.closing = true;
+                marked.push(*flow);
+            } else {
                 later = Some(later.map_or(time, |other: Instant| other.min(time)));
-                continue;
             }
-            sound -= usize::from(flow.is_sound());
-            flow.closing = true;
-            marked.push(*flow);
         }
         self.close(&marked);
         later
+    }
+
+    /// When a subflow that is not wanted is closed, if it is.
+    fn closes_at(&self, place: usize, only_these: bool) -> Option<Instant> {
+        let flows = &self.managed.connection.subflows;
+        let flow = flows.get(place).filter(|flow| !flow.closing)?;
+        let time = match flow.origin {
+            _ if flow.suspect => flow.since,
+            Origin::Local => flow.since,
+            Origin::Peer if only_these => flow.since + GRACE,
+            Origin::Peer | Origin::Initial => return None,
+        };
+        let others = flows.iter().enumerate().filter(|(other, flow)| *other != place && flow.is_sound());
+        let proof = others.map(|(_, flow)| sound_since(flow)).min()?;
+        let is_dead = place_of(self.host.view, flow).is_none_or(|place| !place.alive);
+        Some(if is_dead { time } else { time.max(proof) })
     }
 
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
@@ -462,6 +470,14 @@ impl Task<'_, '_> {
             let ends = ends_of(self.token, flow);
             self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
         }
+    }
+}
+
+/// From when on a subflow counts: a peer that has enough takes a join and closes it right away.
+fn sound_since(flow: &Subflow) -> Instant {
+    match flow.origin {
+        Origin::Local => flow.since + TURNED_AWAY,
+        Origin::Initial | Origin::Peer => flow.since,
     }
 }
 

@@ -120,8 +120,11 @@ impl Managed {
         if flow.closing || flow.origin == Origin::Peer {
             return;
         }
-        let (since, subflows) = (self.connection.since, self.connection.subflows.iter());
-        let left = subflows.filter(|flow| !flow.closing).count();
+        let (since, left) = (self.connection.since, self.connection.subflows.len());
+        if turned_away {
+            // Then what there is must do.
+            self.connection.subflows.iter_mut().for_each(|flow| flow.suspect = false);
+        }
         let Some(attempt) = self.attempt_for(told.token, local, remote, now) else { return };
         attempt.lost(loss, since, policy, now);
         if turned_away {
