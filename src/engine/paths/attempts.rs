@@ -269,7 +269,7 @@ impl Attempt {
     /// whoever changes between two of them must not begin anew with each change.
     pub(super) fn is_stale(&self, wanted: bool, now: Instant) -> bool {
         match self.state {
-            State::Up(since) => since + LIVED <= now,
+            State::Up(since) => since + if self.is_flying() { LONGEST_PENDING } else { LIVED } <= now,
             State::NoRoute => false,
             // Whatever becomes of a join on its way must not look like one of the peer.
             State::Wanted => !wanted && self.flying == 0,

@@ -438,10 +438,9 @@ impl Task<'_, '_> {
         let flows = &self.managed.connection.subflows;
         let flow = flows.get(place).filter(|flow| !flow.closing)?;
         let time = match flow.origin {
-            _ if flow.suspect => flow.since,
-            Origin::Local => flow.since,
-            Origin::Peer if only_these => flow.since + GRACE,
-            Origin::Peer | Origin::Initial => return None,
+            Origin::Peer if only_these && !flow.suspect => flow.since + GRACE,
+            Origin::Peer | Origin::Initial if !flow.suspect => return None,
+            Origin::Local | Origin::Peer | Origin::Initial => flow.since,
         };
         let others = flows.iter().enumerate().filter(|(other, flow)| *other != place && flow.is_sound());
         let proof = others.map(|(_, flow)| sound_since(flow)).min()?;

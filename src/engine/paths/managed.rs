@@ -103,7 +103,8 @@ impl Managed {
     /// The attempt that an event is about: of several, one on its way through that interface.
     fn attempt_at(&mut self, told: &event::Subflow, local: IpAddr, remote: SocketAddr) -> Option<&mut Attempt> {
         let same_link = |attempt: &Attempt| told.if_index == Some(attempt.if_index);
-        let attempts = self.attempts.iter_mut().filter(|attempt| attempt.joins(local, remote) && !attempt.is_up());
+        let attempts = self.attempts.iter_mut().filter(|attempt| attempt.joins(local, remote));
+        let attempts = attempts.filter(|attempt| attempt.is_flying() || !attempt.is_up());
         attempts.max_by_key(|attempt| (attempt.is_flying(), same_link(attempt)))
     }
 
