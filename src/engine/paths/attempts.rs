@@ -7,7 +7,7 @@ use super::PathPolicy;
 use crate::connections::Subflow;
 use crate::engine::retry::Backoff;
 use crate::event;
-use crate::plugin::{self, AttemptState, Origin};
+use crate::plugin::{self, AttemptState, Origin, WantedSubflow};
 use crate::types::{IfIndex, Token};
 
 /// A path that was tried, or is to be.
@@ -135,9 +135,9 @@ impl Attempt {
     }
 
     /// Whether it is this path.
-    pub(super) fn is(&self, local: IpAddr, if_index: IfIndex, remote: SocketAddr) -> bool {
-        let same_interface = self.if_index == if_index || self.if_index == IfIndex(0);
-        self.local == local && self.remote == remote && same_interface
+    pub(super) fn is_wanted(&self, want: &WantedSubflow) -> bool {
+        let same_interface = self.if_index == want.if_index || self.if_index == IfIndex(0);
+        self.joins(want.local, want.remote) && same_interface
     }
 
     /// Whether it joins these ends, through whatever interface.

@@ -78,9 +78,9 @@ impl Paths {
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
+        task.managed.forget_stale_attempts(&work.want.subflows, host);
         task.match_wants(work);
         let closing = task.withdraw(&work.wanted, work.want.only_these);
-        task.managed.forget_stale_attempts(&work.want.subflows, host);
         let (crowded, news, sent) = (task.crowded, task.news, task.sent);
         let paced = task.paced;
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
@@ -132,8 +132,9 @@ impl Managed {
         self.connection.subflows.iter().filter(|flow| flow.is_sound()).count()
     }
 
-    fn pending(&self) -> usize {
-        self.attempts.iter().filter(|attempt| attempt.is_pending()).count()
+    /// Joins that may still succeed.
+    fn pending(&self, now: Instant) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.is_pending() && !attempt.is_ready(now)).count()
     }
 
     /// Whether there is a path to be made, of which anything but a route is missing.
@@ -150,7 +151,7 @@ impl Managed {
     }
 
     fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
-        let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is(want.local, want.if_index, want.remote));
+        let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is_wanted(want));
         self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now));
         if self.attempts.is_empty() {
             self.attempts = Vec::new();
@@ -228,6 +229,11 @@ impl Task<'_, '_> {
                 staying.swap_remove(place);
                 return true;
             }
+            // What cannot be begun takes no place from what can.
+            let unrouted = |attempt: &Attempt| attempt.state == State::NoRoute && attempt.is_wanted(want);
+            if self.managed.attempts.iter().any(unrouted) {
+                return true;
+            }
             let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
             let fits = room > 0 && self.cap_of(want).is_none_or(|cap| before < usize::from(cap));
             if fits {
@@ -287,7 +293,7 @@ impl Task<'_, '_> {
     /// Creates a wanted subflow if its time has come.
     fn begin(&mut self, want: &WantedSubflow, remotes: &[Remote]) {
         let now = self.host.now;
-        let known = |attempt: &Attempt| attempt.is(want.local, want.if_index, want.remote);
+        let known = |attempt: &Attempt| attempt.is_wanted(want);
         let place = self.managed.attempts.iter().position(known);
         let before = place.and_then(|place| self.managed.attempts.get(place)).copied();
         if before.is_some_and(|attempt| !attempt.is_ready(now)) {
@@ -325,7 +331,7 @@ impl Task<'_, '_> {
 
     /// Whether one more subflow may be begun: for this host, and for the peer as far as it showed.
     fn may_have_more(&self) -> bool {
-        let there = self.managed.sound() + self.managed.pending();
+        let there = self.managed.sound() + self.managed.pending(self.host.now);
         let took = self.managed.took.filter(|took| self.host.now < took.until);
         there < usize::from(self.host.policy.max_subflows) && took.is_none_or(|took| there < took.subflows)
     }
