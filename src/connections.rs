@@ -237,8 +237,9 @@ impl Connection {
     }
 
     /// The kernel did not take an announcement.
-    pub(crate) fn not_announced(&mut self, address: IpAddr, port: u16) {
-        let own = self.own.iter_mut().filter(|own| own.address == address && own.port == port);
+    pub(crate) fn not_announced(&mut self, address: IpAddr, id: AddressId) {
+        // By now it may have been made with another id.
+        let own = self.own.iter_mut().filter(|own| own.address == address && own.id == id);
         own.for_each(|own| own.announced = false);
     }
 

@@ -9,7 +9,7 @@ use crate::connections::{Connection, plain};
 use crate::engine::retry::{Backoff, Pace};
 use crate::event;
 use crate::plugin::{Memo, Origin};
-use crate::types::{IfIndex, Token};
+use crate::types::{AddressId, IfIndex, Token};
 
 /// A connection and what is done about it.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(super) struct Announcing {
 pub(super) enum Asked {
     Create(IpAddr, SocketAddr),
     Destroy(SocketAddr, SocketAddr),
-    Announce(IpAddr, u16),
+    Announce(IpAddr, AddressId),
     List,
     Other,
 }
@@ -202,8 +202,8 @@ impl Managed {
                 }
                 true
             }
-            Asked::Announce(address, port) => {
-                self.connection.not_announced(address, port);
+            Asked::Announce(address, id) => {
+                self.connection.not_announced(address, id);
                 let Announcing { again, backoff } = &mut self.announcing;
                 *again = Some(backoff.after_failure(now, policy.first_retry, policy.longest_retry, 0));
                 true
