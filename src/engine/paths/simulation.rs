@@ -519,6 +519,10 @@ impl Host {
             if on_this_host || socket.kernel_manages || !socket.established {
                 continue;
             }
+            // What the engine remembers of a peer that announces so much is another question.
+            if self.remotes(socket).len() > 12 {
+                continue;
+            }
             self.check_backup(socket);
             if socket.told.server_side {
                 self.check_announced(socket);
@@ -608,10 +612,6 @@ impl Host {
 
     fn check_paths(&self, socket: &Socket) {
         let remotes = self.remotes(socket);
-        if remotes.len() > 12 {
-            // What the engine remembers of so many is another question.
-            return;
-        }
         let joined = socket.flows.iter().filter(|flow| flow.opener != Opener::Initial).count();
         let full = joined >= socket.limit || self.visible(socket).count() >= 8;
         match self.wanting {
