@@ -666,7 +666,10 @@ impl Host {
         // What cannot be closed counts too; where that is too much, the last of the wanted are left out.
         let standing = self.visible(socket).filter(|flow| flow.opener != Opener::Daemon);
         let standing = standing.filter(|flow| !pairs.iter().any(|pair| is(flow, pair))).count();
-        let routed = pairs.iter().filter(|(link, local, _)| self.kernel.has_route(*link, local.is_ipv6())).count();
+        let routed = pairs.iter().filter(|pair| {
+            self.kernel.has_route(pair.0, pair.1.is_ipv6()) || self.visible(socket).any(|flow| is(flow, pair))
+        });
+        let routed = routed.count();
         if standing + routed > 8 {
             return;
         }
