@@ -195,7 +195,7 @@ impl Paths {
 
     /// The links, addresses or rules of the host are not what they were.
     pub(super) fn network_changed(&mut self) {
-        self.ways.changed(RoutingChange::Everything);
+        self.routing_changed(RoutingChange::Everything);
         self.view_changed = true;
     }
 
