@@ -136,8 +136,12 @@ impl Attempt {
 
     /// Whether it is this path.
     pub(super) fn is_wanted(&self, want: &WantedSubflow) -> bool {
-        let same_interface = self.if_index == want.if_index || self.if_index == IfIndex(0);
-        self.joins(want.local, want.remote) && same_interface
+        self.joins(want.local, want.remote) && self.is_through(want.if_index)
+    }
+
+    /// Whether it is through that interface, as far as both are known.
+    pub(super) fn is_through(&self, if_index: IfIndex) -> bool {
+        self.if_index == if_index || self.if_index == IfIndex(0) || if_index == IfIndex(0)
     }
 
     /// Whether it joins these ends, through whatever interface.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::PathPolicy;
 use super::attempts::{Attempt, Loss};
-use crate::connections::{Connection, plain};
+use crate::connections::{Connection, Subflow, plain};
 use crate::engine::retry::{Backoff, Pace};
 use crate::event;
 use crate::plugin::{Memo, Origin};
@@ -109,7 +109,6 @@ impl Managed {
     }
 
     pub(super) fn subflow_closed(&mut self, told: &event::Subflow, policy: &PathPolicy, now: Instant) {
-        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
         let Some(flow) = self.connection.take_subflow(told.local, told.remote) else {
             return self.join_failed(told, policy, now);
         };
@@ -126,7 +125,7 @@ impl Managed {
             // Then what there is must do.
             self.connection.subflows.iter_mut().for_each(|flow| flow.suspect = false);
         }
-        let Some(attempt) = self.attempt_for(told.token, local, remote, now) else { return };
+        let Some(attempt) = self.attempt_for(told.token, &flow, now) else { return };
         attempt.lost(loss, since, policy, now);
         if turned_away {
             self.took = attempt.due().map(|until| Took { subflows: left, until });
@@ -148,12 +147,14 @@ impl Managed {
     }
 
     /// What is remembered of a path that was lost.
-    fn attempt_for(&mut self, token: Token, local: IpAddr, remote: SocketAddr, now: Instant) -> Option<&mut Attempt> {
-        let place = self.attempts.iter().position(|attempt| attempt.joins(local, remote));
-        let place = match place {
+    fn attempt_for(&mut self, token: Token, flow: &Subflow, now: Instant) -> Option<&mut Attempt> {
+        let (local, remote) = (flow.local_address(), flow.remote_end());
+        let if_index = flow.if_index.unwrap_or(IfIndex(0));
+        let same = |attempt: &Attempt| attempt.joins(local, remote) && attempt.is_through(if_index);
+        let place = match self.attempts.iter().position(same) {
             Some(place) => place,
             None => {
-                self.remember(Attempt::new(token, local, IfIndex(0), remote), now).then(|| self.attempts.len() - 1)?
+                self.remember(Attempt::new(token, local, if_index, remote), now).then(|| self.attempts.len() - 1)?
             }
         };
         self.attempts.get_mut(place)
