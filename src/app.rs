@@ -11,9 +11,10 @@ use crate::config::{self, Config, Loaded};
 use crate::daemon::{self, Setup, Sockets};
 use crate::engine::{PathPolicy, Policy};
 use crate::exit::{Code, Fatal};
+use crate::listing;
 use crate::log;
 use crate::plugin::{self, Manages, Plugin};
-use crate::rules::Rules;
+use crate::rules::{Interfaces, Rules};
 use crate::types::{LogDestination, OnStop};
 
 /// Runs the daemon as its command line asks, and says with which code the process is to end.
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
         Action::Version => print(&cli::version()),
         Action::ListPlugins => print(&list(&plugins)),
         Action::CheckConfig(options) => check(&options, &plugins),
+        Action::ListInterfaces(options) => list_interfaces(&options, &plugins),
         Action::Run(options) => run(options, plugins),
     }
 }
@@ -81,10 +83,33 @@ fn check(options: &Options, plugins: &[&'static Plugin]) -> ExitCode {
     match config::load(options, plugins) {
         Ok(Loaded { config, notices }) => {
             notices.iter().for_each(|notice| complain(notice));
-            print(&config::effective_toml(&config))
+            let interfaces = options.list_interfaces.then(|| interfaces(&config)).transpose();
+            let commented = |list: String| {
+                list.lines().fold("\n# interfaces:\n".to_owned(), |text, line| text + "# " + line + "\n")
+            };
+            match interfaces {
+                Ok(list) => print(&(config::effective_toml(&config) + &list.map(commented).unwrap_or_default())),
+                Err(fatal) => fail(&fatal),
+            }
         }
         Err(error) => config_error(&error),
     }
+}
+
+fn list_interfaces(options: &Options, plugins: &[&'static Plugin]) -> ExitCode {
+    let loaded = match config::load(options, plugins) {
+        Ok(loaded) => loaded,
+        Err(error) => return config_error(&error),
+    };
+    loaded.notices.iter().for_each(|notice| complain(notice));
+    match interfaces(&loaded.config) {
+        Ok(list) => print(&list),
+        Err(fatal) => fail(&fatal),
+    }
+}
+
+fn interfaces(config: &Config) -> Result<String, Fatal> {
+    Ok(listing::list(&daemon::survey()?, config, &rules(config)))
 }
 
 fn run(options: Options, plugins: Vec<&'static Plugin>) -> ExitCode {
@@ -136,8 +161,12 @@ fn set_up(loaded: Loaded) -> Result<Setup, config::ConfigError> {
     for notice in notices {
         info!(log, "{}", notice);
     }
-    let Config { addr_flags, notify_flags, debug, on_stop, .. } = config;
-    let rules = Rules { notify: notify_flags, flags: addr_flags };
+    let rules = rules(&config);
+    let Config { debug, on_stop, sysctl, .. } = config;
     let policy = Policy { rules, managers, connections, paths: PathPolicy::default(), debug };
-    Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, log })
+    Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, sysctl, log })
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules { notify: config.notify_flags, flags: config.addr_flags, interfaces: Interfaces::new(config.rules()) }
 }

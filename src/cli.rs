@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser};
 
 use crate::names;
-use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop};
+use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop, Sysctl};
 
 /// The second line after a usage error.
 pub(crate) const HINT: &str = "Try 'mptcpd --help' or 'mptcpd --usage' for more information.";
@@ -21,8 +21,10 @@ const WIDTH: usize = 79;
 pub(crate) enum Action {
     /// Be the daemon.
     Run(Options),
-    /// Validate everything and print the effective configuration.
+    /// Validate everything and print the effective configuration, and the same if asked for.
     CheckConfig(Options),
+    /// Print what becomes of the interfaces that are there.
+    ListInterfaces(Options),
     /// Print the path managers compiled in.
     ListPlugins,
     /// Print [`help`].
@@ -54,6 +56,10 @@ pub(crate) struct Options {
     pub(crate) config: Option<PathBuf>,
     /// What becomes of endpoints and limits at the end.
     pub(crate) on_stop: Option<OnStop>,
+    /// What is done about the sysctl that selects who manages new connections.
+    pub(crate) sysctl: Option<Sysctl>,
+    /// Print what becomes of the interfaces that are there.
+    pub(crate) list_interfaces: bool,
 }
 
 /// What is wrong with the command line, on one line.
@@ -90,7 +96,9 @@ enum Name {
     PathManager,
     LoadPlugins,
     OnStop,
+    Sysctl,
     CheckConfig,
+    ListInterfaces,
     ListPlugins,
     Help,
     Usage,
@@ -143,10 +151,22 @@ pub(crate) const OPTIONS: &[Entry] = &[
         "At the end, keep endpoints and limits (the\ndefault, traffic goes on) or remove them",
     ),
     entry(
+        Name::Sysctl,
+        None,
+        ("sysctl", Some("CHOICE")),
+        "Set net.mptcp.path_manager if the path manager\nneeds it (the default), or only check it",
+    ),
+    entry(
         Name::CheckConfig,
         None,
         ("check-config", None),
         "Validate everything, print the effective\nconfiguration as TOML, change nothing",
+    ),
+    entry(
+        Name::ListInterfaces,
+        None,
+        ("list-interfaces", None),
+        "Print for the interfaces there are which rule\nthey meet and whether they are used, or why not",
     ),
     entry(Name::ListPlugins, None, ("list-plugins", None), "List the path managers compiled in"),
     entry(Name::Help, Some('?'), ("help", None), "Print this help"),
@@ -173,7 +193,7 @@ impl Entry {
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, UsageError> {
     let mut parser = Parser::from_args(args.into_iter().collect::<Vec<_>>());
     let mut options = Options::default();
-    let mut action: fn(Options) -> Action = Action::Run;
+    let mut action: Option<fn(Options) -> Action> = None;
     while let Some(arg) = parser.next().map_err(|error| syntax(&error))? {
         let entry = find(&arg)?;
         let value = take_value(&mut parser, entry)?;
@@ -181,14 +201,18 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, 
             Name::Help => return Ok(Action::Help),
             Name::Usage => return Ok(Action::Usage),
             Name::Version => return Ok(Action::Version),
-            Name::CheckConfig => action = Action::CheckConfig,
-            Name::ListPlugins => action = |_| Action::ListPlugins,
+            Name::CheckConfig => action = Some(Action::CheckConfig),
+            Name::ListPlugins => action = Some(|_| Action::ListPlugins),
             name => {
                 options.set(name, &value).map_err(|error| UsageError(format!("--{}: {error}", entry.long)))?;
             }
         }
     }
-    Ok(action(options))
+    Ok(match action {
+        Some(action) => action(options),
+        None if options.list_interfaces => Action::ListInterfaces(options),
+        None => Action::Run(options),
+    })
 }
 
 fn find(arg: &Arg<'_>) -> Result<&'static Entry, UsageError> {
@@ -246,10 +270,12 @@ impl Options {
     fn set(&mut self, name: Name, value: &OsStr) -> Result<(), String> {
         match name {
             Name::Debug => self.debug = true,
+            Name::ListInterfaces => self.list_interfaces = true,
             Name::Config => self.config = Some(PathBuf::from(not_empty(value)?)),
             Name::PluginDir => self.plugin_dir = Some(PathBuf::from(not_empty(value)?)),
             Name::Log => self.log = Some(names::log_destination(text(not_empty(value)?)?)?),
             Name::OnStop => self.on_stop = Some(names::on_stop(text(not_empty(value)?)?)?),
+            Name::Sysctl => self.sysctl = Some(names::sysctl(text(not_empty(value)?)?)?),
             Name::PathManager => self.path_manager = Some(text(not_empty(value)?)?.to_owned()),
             Name::LoadPlugins => {
                 let names = names::items(text(not_empty(value)?)?)?;
@@ -370,6 +396,7 @@ mod tests {
             "--load-plugins",
             "x,y",
             "--on-stop=remove",
+            "--sysctl=check",
         ]);
         let wanted = Options {
             debug: true,
@@ -381,6 +408,8 @@ mod tests {
             load_plugins: Some(vec!["x".into(), "y".into()]),
             config: Some("/a".into()),
             on_stop: Some(OnStop::Remove),
+            sysctl: Some(Sysctl::Check),
+            list_interfaces: false,
         };
         assert_eq!(given, wanted);
         for form in [&["-l", "syslog"][..], &["-lsyslog"], &["--log", "syslog"], &["--log=syslog"]] {
@@ -393,7 +422,10 @@ mod tests {
         for (arg, action) in [("-?", Action::Help), ("--usage", Action::Usage), ("-dV", Action::Version)] {
             assert_eq!(parsed(&[arg]), Ok(action));
         }
-        assert_eq!(parsed(&["--list", "-d"]), Ok(Action::ListPlugins));
+        assert_eq!(parsed(&["--list-p", "-d"]), Ok(Action::ListPlugins));
+        let listed = Options { list_interfaces: true, ..Options::default() };
+        assert_eq!(parsed(&["--list-i"]), Ok(Action::ListInterfaces(listed.clone())));
+        assert_eq!(parsed(&["--list-i", "--check"]), Ok(Action::CheckConfig(listed)));
         assert!(matches!(parsed(&["--check", "-d"]), Ok(Action::CheckConfig(Options { debug: true, .. }))));
         assert_eq!(parsed(&["--help", "--bogus"]), Ok(Action::Help));
     }
@@ -404,7 +436,7 @@ mod tests {
         assert_eq!(error(&["--p=x"]), "option \"--p\" is ambiguous: it may be --plugin-dir or --path-manager");
         assert_eq!(
             error(&["--l=x"]),
-            "option \"--l\" is ambiguous: it may be --log or --load-plugins or --list-plugins"
+            "option \"--l\" is ambiguous: it may be --log or --load-plugins or --list-interfaces or --list-plugins"
         );
     }
 
@@ -418,7 +450,8 @@ mod tests {
     fn an_empty_list_of_flags_means_none_and_any_other_empty_value_is_an_error() {
         let given = options(&["--addr-flags=", "--notify-flags", " "]);
         assert_eq!((given.addr_flags, given.notify_flags), (Some(EndpointFlags::NONE), Some(NotifyFlags::NONE)));
-        for option in ["--log", "--plugin-dir", "--path-manager", "--config", "--load-plugins", "--on-stop"] {
+        for option in ["--log", "--plugin-dir", "--path-manager", "--config", "--load-plugins", "--on-stop", "--sysctl"]
+        {
             assert_eq!(error(&[option, ""]), format!("{option}: the value is empty"));
         }
         assert_eq!(error(&["--load-plugins=,"]), "--load-plugins: empty item in the list \",\"");

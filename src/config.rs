@@ -3,6 +3,7 @@
 
 mod effective;
 mod file;
+mod interfaces;
 mod keyfile;
 mod layer;
 mod plugin_dir;
@@ -16,10 +17,12 @@ use crate::cli::Options;
 use crate::exit::Code;
 use crate::names;
 use crate::plugin::{PathManager, Plugin};
-use crate::settings::tree::{self, Table, Value};
+use crate::rules::{MOST_RULES, Rule};
+use crate::settings::tree::{self, Node, Table, Value};
 use crate::settings::{Settings, SettingsError, Source};
-use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop};
+use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop, Sysctl};
 use file::{Directory, Missing};
+use interfaces::PlacedRule;
 use layer::{Layer, Origin};
 
 pub(crate) use effective::effective_toml;
@@ -50,6 +53,10 @@ pub(crate) struct Config {
     pub(crate) load_plugins: Vec<&'static Plugin>,
     /// What becomes of endpoints and limits at the end.
     pub(crate) on_stop: OnStop,
+    /// What is done about the sysctl that selects who manages new connections.
+    pub(crate) sysctl: Sysctl,
+    /// Rules about interfaces, in the order in which they are tried.
+    pub(crate) interfaces: Vec<PlacedRule>,
     /// Settings of path managers by name, of those not loaded too; none if there are none.
     pub(crate) settings: BTreeMap<String, Settings>,
     /// The files that were read, in order.
@@ -77,6 +84,11 @@ pub(crate) fn load(options: &Options, plugins: &[&'static Plugin]) -> Result<Loa
 }
 
 impl Config {
+    /// The rules about interfaces, without their places.
+    pub(crate) fn rules(&self) -> Vec<Rule> {
+        self.interfaces.iter().map(|placed| placed.rule.clone()).collect()
+    }
+
     /// Makes a path manager from its settings.
     pub(crate) fn build(&self, plugin: &Plugin) -> Result<Box<dyn PathManager>, ConfigError> {
         let mut settings = match self.settings.get(plugin.name) {
@@ -138,8 +150,14 @@ impl Defaults {
 }
 
 fn load_with(options: &Options, plugins: &[&'static Plugin], defaults: &Defaults) -> Result<Loaded, ConfigError> {
-    let mut reading =
-        Reading { plugins, core: Layer::default(), tables: BTreeMap::new(), sources: vec![], notices: vec![] };
+    let mut reading = Reading {
+        plugins,
+        core: Layer::default(),
+        interfaces: vec![],
+        tables: BTreeMap::new(),
+        sources: vec![],
+        notices: vec![],
+    };
     reading.main_file(options, defaults)?;
     let main = options.config.as_ref().unwrap_or(&defaults.file);
     reading.drop_ins(&main.with_file_name(DROP_INS))?;
@@ -152,6 +170,7 @@ fn load_with(options: &Options, plugins: &[&'static Plugin], defaults: &Defaults
 struct Reading<'a> {
     plugins: &'a [&'static Plugin],
     core: Layer,
+    interfaces: Vec<PlacedRule>,
     /// `[pm.NAME]` by name, only of plugins compiled in.
     tables: BTreeMap<String, Table>,
     sources: Vec<PathBuf>,
@@ -209,6 +228,7 @@ impl Reading<'_> {
                     }
                 }
                 ("pm", Value::Table(managers)) => self.managers(managers)?,
+                ("interface", _) => self.interfaces(&entry.node)?,
                 ("core" | "pm", _) => return Err(entry.node.wrong_type(&entry.key, "expected a table").into()),
                 (key, _) => return Err(entry.place.error(unknown_at_top(key)).into()),
             }
@@ -216,6 +236,15 @@ impl Reading<'_> {
         self.core.overlay(core);
         self.sources.push(source.path.clone());
         Ok(())
+    }
+
+    /// Takes in the rules of a file, which come before those that were taken in before.
+    fn interfaces(&mut self, node: &Node) -> Result<(), ConfigError> {
+        self.interfaces.splice(..0, interfaces::read(node)?);
+        match self.interfaces.get(MOST_RULES) {
+            Some(_) => Err(node.error(format!("interface: more than {MOST_RULES} rules in all files")).into()),
+            None => Ok(()),
+        }
     }
 
     fn managers(&mut self, managers: &Table) -> Result<(), ConfigError> {
@@ -290,9 +319,12 @@ impl Reading<'_> {
             path_manager,
             load_plugins,
             on_stop: self.core.on_stop.map_or(OnStop::Keep, |given| given.value),
+            sysctl: self.core.sysctl.map_or(Sysctl::Set, |given| given.value),
+            interfaces: self.interfaces,
             settings: settings.collect(),
             sources: self.sources,
         };
+        interfaces::check(&config.interfaces, config.addr_flags)?;
         for plugin in self.plugins {
             if config.settings.contains_key(plugin.name) || config.load_plugins.iter().any(|p| p.name == plugin.name) {
                 config.build(plugin)?;
@@ -310,7 +342,7 @@ fn unknown_at_top(key: &str) -> String {
     if layer::KEYS.contains(&key) {
         return format!("the key {} belongs into the table [core]", names::quoted(key));
     }
-    names::unknown("table or key", key, &["core", "pm"])
+    names::unknown("table or key", key, &["core", "interface", "pm"])
 }
 
 /// The path manager chosen, and all that are to be loaded, by priority and name.

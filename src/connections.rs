@@ -236,6 +236,12 @@ impl Connection {
         self.own.push(own);
     }
 
+    /// The kernel holds it to be announced.
+    pub(crate) fn is_announced(&mut self, address: IpAddr, id: AddressId) {
+        let own = self.own.iter_mut().filter(|own| own.address == address && own.id == id);
+        own.for_each(|own| own.announced = true);
+    }
+
     /// The kernel did not take an announcement.
     pub(crate) fn not_announced(&mut self, address: IpAddr, id: AddressId) {
         // By now it may have been made with another id.

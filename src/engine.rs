@@ -6,6 +6,7 @@
 
 mod endpoints;
 mod ids;
+mod listeners;
 mod note;
 mod outbox;
 mod paths;
@@ -15,24 +16,29 @@ mod routes;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod uplinks;
 mod ways;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::endpoints::{Endpoints, Progress};
+use self::listeners::Listeners;
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
 pub(crate) use self::paths::PathPolicy;
 use self::paths::{Host, Paths};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
+use self::uplinks::Uplinks;
 use crate::command::{PmCommand, Request, RouteQuestion};
+use crate::diag::Socket;
 use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
-use crate::plugin::{LocalAddress, PathManager, Unusable, View};
+use crate::plugin::{LocalAddress, PathManager, View};
 use crate::rules::Rules;
 use crate::state_file::SavedState;
-use crate::types::{EndpointFlags, IfIndex};
+use crate::types::{Errno, IfIndex};
 use crate::wire::Refusal;
 
 /// Names a request; its answers carry the same.
@@ -54,6 +60,10 @@ pub(crate) enum Input<'a> {
     NetworkLost,
     /// There are no more messages about the network for now.
     NetworkDrained,
+    /// What became of a wish to [listen](Output::Listen): where, or why not.
+    Listening { wanted: SocketAddr, result: Result<SocketAddr, Errno> },
+    /// Whether new connections use TCP timestamps.
+    Timestamps(bool),
     /// Answers of the kernel's path manager were lost.
     AnswersLost,
     /// Events of connections were lost.
@@ -72,6 +82,7 @@ pub(crate) enum Answer {
     Endpoint(Endpoint),
     Limits(Limits),
     Route(RouteAnswer),
+    Socket(Socket),
 }
 
 /// Why a request failed.
@@ -88,8 +99,14 @@ pub(crate) enum Failure<'a> {
 pub(crate) enum Output {
     /// Send a request.
     Send(Ticket, Request),
+    /// Listen there for Multipath TCP, on any port if it is 0.
+    Listen(SocketAddr),
+    /// Listen there no more; subflows that were joined stay.
+    Unlisten(SocketAddr),
     /// Tell the log.
     Log(Note),
+    /// Other interfaces than before have usable addresses.
+    Uplinks,
     /// For the first time, all is as it should be.
     Ready,
     /// Stopping is complete: the process may end.
@@ -147,8 +164,10 @@ pub(crate) struct Engine {
     first_reading: bool,
     routes: Routes,
     endpoints: Endpoints,
+    listeners: Listeners,
     paths: Paths,
     outbox: Outbox,
+    uplinks: Uplinks,
     dirty: bool,
     ready: bool,
     stop: Option<Stop>,
@@ -180,8 +199,10 @@ impl Engine {
             first_reading: true,
             routes: Routes::default(),
             endpoints: Endpoints::new(saved, now),
+            listeners: Listeners::new(now),
             paths: Paths::new(),
             outbox,
+            uplinks: Uplinks::default(),
             dirty: true,
             ready: false,
             stop: None,
@@ -195,6 +216,7 @@ impl Engine {
             Input::Network { event, dump } => self.apply(&event, dump),
             Input::Mptcp(event) => {
                 if self.manages_connections() {
+                    self.listeners.apply(&event);
                     self.paths.apply(&event, &self.policy.paths, now);
                 }
             }
@@ -202,11 +224,16 @@ impl Engine {
             Input::End(ticket, result) => self.end(ticket, result, now),
             Input::NetworkLost => self.network_lost(now),
             Input::NetworkDrained => self.drained = true,
+            Input::Listening { wanted, result } => self.listeners.listening(wanted, result, &mut self.outbox, now),
+            Input::Timestamps(used) => self.listeners.use_timestamps(used),
             Input::AnswersLost => {
                 self.overruns.unsaid += 1;
                 self.look_again(now);
             }
-            Input::EventsLost => self.overruns.unsaid += u32::from(self.manages_connections()),
+            Input::EventsLost => {
+                self.overruns.unsaid += u32::from(self.manages_connections());
+                self.listeners.look_again(now);
+            }
             Input::Resumed => {
                 self.read_again(now);
                 self.look_again(now);
@@ -244,10 +271,14 @@ impl Engine {
             return;
         }
         self.tell_overruns(now);
+        if self.dirty {
+            self.uplinks.look(&self.network, &self.policy.rules);
+        }
         self.ask_routes(now);
         if self.first_reading && self.routes.is_waiting() {
             return;
         }
+        self.know_listeners(now);
         self.make_paths(now);
         if self.endpoints.is_settled() && (self.dirty || self.endpoints.is_due(now)) {
             self.reconcile(now, removals);
@@ -257,7 +288,8 @@ impl Engine {
     /// Whether [`advance`](Self::advance) has more to do at once, without anything new to handle.
     pub(crate) fn has_work(&self) -> bool {
         let endpoints = self.dirty && self.stop != Some(Stop::Done) && self.endpoints.is_settled();
-        self.reading == Reading::Done && (endpoints || (self.may_make_paths() && self.paths.has_work()))
+        let changed = self.paths.has_work() || self.listeners.has_changed();
+        self.reading == Reading::Done && (endpoints || (self.may_make_paths() && changed))
     }
 
     /// The next output.
@@ -275,7 +307,8 @@ impl Engine {
         };
         let endpoints = self.endpoints.deadline(self.reading == Reading::Done);
         let paths = self.paths.deadline().filter(|_| self.may_make_paths());
-        [answer, reading, endpoints, paths].into_iter().flatten().min()
+        let listeners = self.listeners.deadline().filter(|_| self.may_make_paths());
+        [answer, reading, endpoints, listeners, paths].into_iter().flatten().min()
     }
 
     /// What must outlive the process, if that has changed since the last call and is due.
@@ -285,7 +318,7 @@ impl Engine {
 
     /// Whether what a lookup of a route depends on must be listened to.
     pub(crate) fn needs_routing(&self) -> bool {
-        self.policy.rules.check_route() || self.manages_connections()
+        self.policy.rules.check_route() || self.uplinks.has_vpn() || self.manages_connections()
     }
 
     /// Whether events of connections are of use.
@@ -306,6 +339,13 @@ impl Engine {
     /// The name of an interface, empty if it is not known.
     pub(crate) fn interface_name(&self, index: IfIndex) -> &str {
         self.network.links().find(|(known, _)| *known == index).map_or("", |(_, link)| &link.name)
+    }
+
+    /// The usable addresses, by interface.
+    pub(crate) fn usable(&self) -> Vec<LocalAddress<'_>> {
+        let mut addresses = view_of(&self.network, &self.policy.rules);
+        addresses.retain(|local| local.unusable.is_none());
+        addresses
     }
 
     fn apply(&mut self, event: &NetworkEvent<'_>, dump: Option<Ticket>) {
@@ -338,6 +378,7 @@ impl Engine {
 
     fn network_changed(&mut self) {
         self.routes.changed();
+        self.listeners.network_changed();
         self.paths.network_changed();
         self.dirty = true;
     }
@@ -350,6 +391,7 @@ impl Engine {
                 }
             }
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
+            Answer::Socket(socket) => self.listeners.collect(ticket, &socket),
             Answer::Route(route) => {
                 let way = match (route.unicast, route.through) {
                     (true, true) => Way::Through,
@@ -368,7 +410,8 @@ impl Engine {
             self.end_route(ticket, Way::Nowhere, now);
         } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
             self.end_reading(result.is_ok(), now);
-        } else if !self.paths.end(ticket, result, &self.policy.paths, now)
+        } else if !self.listeners.end(ticket, result, now)
+            && !self.paths.end(ticket, result, &self.policy.paths, now)
             && self.endpoints.end(ticket, result, &mut self.outbox, now)
         {
             self.dirty = true;
@@ -446,6 +489,7 @@ impl Engine {
     }
 
     fn look_again(&mut self, now: Instant) {
+        self.listeners.look_again(now);
         self.paths.forget_requests();
         self.endpoints.forget_requests();
         self.endpoints.look_soon(now);
@@ -454,6 +498,7 @@ impl Engine {
     fn configure(&mut self, policy: Policy) {
         self.outbox.debug = policy.debug;
         self.policy = policy;
+        self.network.forget_rules();
         // What is in use is known to have been used: a rule that comes later does not change that.
         let endpoints = &self.endpoints;
         let addresses = self.network.links_mut().flat_map(|(_, link)| &mut link.addresses);
@@ -464,6 +509,7 @@ impl Engine {
         } else {
             // Nobody tells of connections any more.
             self.paths = Paths::new();
+            self.listeners.clear(&mut self.outbox);
         }
         self.routes.changed();
         self.dirty = true;
@@ -481,7 +527,7 @@ impl Engine {
     }
 
     fn ask_routes(&mut self, now: Instant) {
-        if self.policy.rules.check_route() {
+        if self.needs_routing() {
             let outbox = &mut self.outbox;
             let send = |question| outbox.send(Request::AskRoute(question), now);
             self.routes.ask(&self.network, &self.policy.rules, send);
@@ -494,8 +540,22 @@ impl Engine {
         known && self.stop.is_none() && self.manages_connections()
     }
 
+    /// Keeps in touch with who listens where, if connections are managed.
+    fn know_listeners(&mut self, now: Instant) {
+        if !self.manages_connections() {
+            return;
+        }
+        for token in self.paths.take_unannounced() {
+            self.listeners.keep(token, &[], &mut self.outbox);
+        }
+        self.listeners.advance(&mut self.outbox, now);
+        if self.listeners.take_changed() {
+            self.paths.listeners_changed();
+        }
+    }
+
     fn make_paths(&mut self, now: Instant) {
-        let Self { policy, network, paths, outbox, .. } = self;
+        let Self { policy, network, paths, listeners, outbox, .. } = self;
         let manager = policy.connections.and_then(|index| policy.managers.get(index));
         let Some(manager) = manager else { return };
         if !paths.has_work() && paths.deadline().is_none_or(|time| time > now) {
@@ -503,15 +563,17 @@ impl Engine {
         }
         let addresses = view_of(network, &policy.rules);
         let view = View::new(&addresses);
-        paths.advance(&Host { view: &view, manager: &**manager, policy: policy.paths, now }, outbox);
+        paths.advance(&Host { view: &view, manager: &**manager, policy: policy.paths, now }, listeners, outbox);
     }
 
     fn reconcile(&mut self, now: Instant, removals: bool) {
         self.tell_verdicts();
-        let Self { policy, network, endpoints, outbox, .. } = self;
+        let Self { policy, network, endpoints, outbox, uplinks, .. } = self;
         let addresses = view_of(network, &policy.rules);
         let view = View::new(&addresses);
+        uplinks.tell(&view, outbox);
         let wanted = policy.managers.iter().find_map(|manager| manager.endpoints(&view));
+        let wanted = uplinks.withhold(wanted, (network, &policy.rules), outbox);
         let progress = endpoints.converge(&view, wanted, outbox, now, removals);
         self.dirty = progress == Progress::Held;
         if progress == Progress::Complete && !self.ready {
@@ -527,7 +589,7 @@ impl Engine {
         if !self.outbox.debug {
             return;
         }
-        let rules = self.policy.rules;
+        let rules = &self.policy.rules;
         for (_, link) in self.network.links_mut() {
             let verdicts: Vec<_> = link.addresses.iter().map(|address| rules.verdict(link, address)).collect();
             for (address, verdict) in link.addresses.iter_mut().zip(verdicts) {
@@ -550,13 +612,7 @@ impl Engine {
 fn view_of<'a>(network: &'a Network, rules: &Rules) -> Vec<LocalAddress<'a>> {
     let mut addresses = Vec::with_capacity(16);
     for (if_index, link) in network.links() {
-        addresses.extend(link.addresses.iter().map(|address| LocalAddress {
-            flags: rules.flags,
-            backup: rules.flags.contains(EndpointFlags::BACKUP),
-            unusable: rules.verdict(link, address).err(),
-            alive: link.state().is_ok() && !matches!(address.state(), Err(Unusable::Tentative | Unusable::Duplicate)),
-            ..LocalAddress::new(address.told.address, if_index, &link.name)
-        }));
+        addresses.extend(link.addresses.iter().map(|address| rules.local_address(if_index, link, address)));
     }
     addresses
 }

@@ -32,6 +32,59 @@ pub struct Link<'a> {
     pub name: Option<&'a [u8]>,
     /// The interface that it is a port of: a bridge, a bond or a VRF.
     pub master: Option<IfIndex>,
+    /// What made it, `veth` or `wireguard` for instance; `None` for a device of the hardware's own.
+    pub kind: Option<&'a [u8]>,
+    /// Further names of it, each at most 127 bytes.
+    pub alternative_names: Names<'a>,
+}
+
+impl Link<'_> {
+    /// An interface of which no more is known.
+    #[must_use]
+    pub const fn new(index: IfIndex, flags: LinkFlags) -> Self {
+        Self { index, flags, name: None, master: None, kind: None, alternative_names: Names::NONE }
+    }
+}
+
+/// Names in the form in which they were told; iterating makes no copy.
+#[derive(Clone, Copy)]
+pub struct Names<'a> {
+    told: &'a [u8],
+    /// Takes the first name off.
+    next: fn(&mut &'a [u8]) -> Option<&'a [u8]>,
+}
+
+impl<'a> Names<'a> {
+    /// No names.
+    pub const NONE: Self = Self { told: &[], next: |_| None };
+
+    /// The names that `next` takes off `told`, one after the other, until it finds no more.
+    #[must_use]
+    pub const fn new(told: &'a [u8], next: fn(&mut &'a [u8]) -> Option<&'a [u8]>) -> Self {
+        Self { told, next }
+    }
+}
+
+impl<'a> Iterator for Names<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        (self.next)(&mut self.told)
+    }
+}
+
+impl PartialEq for Names<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (*self).eq(*other)
+    }
+}
+
+impl Eq for Names<'_> {}
+
+impl fmt::Debug for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.map(String::from_utf8_lossy)).finish()
+    }
 }
 
 /// Flags of an interface (`IFF_*`, include/uapi/linux/if.h).

@@ -1,12 +1,13 @@
 //! The host's links and addresses as the kernel last told them, and what of that makes an address fit
 //! for use. It owns no policy: what users may choose is in `rules`.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::event::{self, AddressFlags, LinkFlags};
 use crate::plugin::Unusable;
-use crate::types::IfIndex;
+use crate::types::{Family, IfIndex};
 
 /// Links by index, each with its addresses.
 #[derive(Debug, Default)]
@@ -22,7 +23,12 @@ pub(crate) struct Link {
     /// `None` while only addresses of it are known.
     pub(crate) flags: Option<LinkFlags>,
     pub(crate) name: Box<str>,
+    pub(crate) alternative_names: Box<[Box<str>]>,
+    /// What made it; empty for a device of the hardware's own.
+    pub(crate) kind: Box<str>,
     master: Option<IfIndex>,
+    /// What the rules make of its IPv4 and its IPv6 addresses, once that was asked for.
+    met: [OnceCell<Met>; 2],
     /// In the order in which the kernel named them.
     pub(crate) addresses: Vec<Address>,
     seen: u32,
@@ -38,6 +44,14 @@ pub(crate) struct Address {
     /// The verdict that was last told to the log.
     pub(crate) logged: Option<Verdict>,
     seen: u32,
+}
+
+/// What the rules about interfaces make of one, for addresses of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Met {
+    /// The number of the rule, from 1; 0 if none is for it.
+    pub(crate) rule: u16,
+    pub(crate) verdict: Verdict,
 }
 
 /// Whether an address may be used, and if not, why.
@@ -71,16 +85,15 @@ impl Network {
     pub(crate) fn apply_link(&mut self, told: &event::Link<'_>) -> Change {
         let link = self.links.entry(told.index).or_default();
         link.seen = self.dump;
-        let renamed = told.name.filter(|name| *name != link.name.as_bytes());
-        let mut changed = link.flags != Some(told.flags) || link.master != told.master;
-        if let Some(name) = renamed {
-            let name = String::from_utf8_lossy(name).into_owned().into_boxed_str();
-            changed |= name != link.name;
-            link.name = name;
-        }
+        let changed = link.flags != Some(told.flags) || link.master != told.master;
         link.flags = Some(told.flags);
         link.master = told.master;
-        Change::from(changed)
+        Change::from(link.call(told) || changed)
+    }
+
+    /// The rules are others now.
+    pub(crate) fn forget_rules(&mut self) {
+        self.links.values_mut().for_each(|link| link.met = Default::default());
     }
 
     pub(crate) fn remove_link(&mut self, index: IfIndex) -> Change {
@@ -150,6 +163,34 @@ fn same(a: &event::Address, b: &event::Address) -> bool {
 }
 
 impl Link {
+    /// Takes its names and kind, and says whether they are others than before.
+    fn call(&mut self, told: &event::Link<'_>) -> bool {
+        let same = told.name.is_none_or(|name| same_text(name, &self.name))
+            && same_text(told.kind.unwrap_or_default(), &self.kind)
+            && told.alternative_names.count() == self.alternative_names.len()
+            && told.alternative_names.zip(&self.alternative_names).all(|(name, known)| same_text(name, known));
+        if !same {
+            if let Some(name) = told.name {
+                self.name = text(name);
+            }
+            self.kind = text(told.kind.unwrap_or_default());
+            self.alternative_names = told.alternative_names.map(text).collect();
+            self.met = Default::default();
+        }
+        !same
+    }
+
+    /// What the rules make of its addresses of that family; `find` is called once for each name, kind and
+    /// set of rules.
+    pub(crate) fn met(&self, family: Family, find: impl FnOnce() -> Met) -> Met {
+        let [ipv4, ipv6] = &self.met;
+        let known = match family {
+            Family::V4 => ipv4,
+            Family::V6 => ipv6,
+        };
+        *known.get_or_init(find)
+    }
+
     /// Whether data can pass.
     pub(crate) fn state(&self) -> Verdict {
         let flags = self.flags.ok_or(Unusable::NoLink)?;
@@ -194,10 +235,24 @@ impl Address {
         }
     }
 
+    /// Whether nothing is wrong with it, whether it is good for anything new or not.
+    pub(crate) fn is_alive(&self) -> bool {
+        !matches!(self.state(), Err(Unusable::Tentative | Unusable::Duplicate))
+    }
+
     /// An address of IPv6 privacy extensions (RFC 8981).
     pub(crate) fn is_temporary(&self) -> bool {
         self.told.address.is_ipv6() && self.told.flags.contains(AddressFlags::TEMPORARY)
     }
+}
+
+/// A name of the kernel's, where what is not UTF-8 is replaced.
+fn text(name: &[u8]) -> Box<str> {
+    String::from_utf8_lossy(name).into()
+}
+
+fn same_text(name: &[u8], known: &str) -> bool {
+    name == known.as_bytes() || *text(name) == *known
 }
 
 fn is_unicast(address: IpAddr) -> bool {
@@ -236,6 +291,10 @@ mod tests {
         }
     }
 
+    fn link(index: u32, name: &[u8]) -> event::Link<'_> {
+        event::Link { name: Some(name), ..event::Link::new(IfIndex(index), LinkFlags(1)) }
+    }
+
     fn count(network: &Network) -> usize {
         network.links().map(|(_, link)| link.addresses.len()).sum()
     }
@@ -268,7 +327,7 @@ mod tests {
     #[test]
     fn what_a_dump_does_not_name_again_is_gone_and_what_came_meanwhile_stays() {
         let mut network = Network::default();
-        let link = |index| event::Link { index: IfIndex(index), flags: LinkFlags(1), name: Some(b"x"), master: None };
+        let link = |index| link(index, b"x");
         network.apply_link(&link(2));
         network.apply_link(&link(3));
         network.apply_address(&address("10.0.0.1", "10.0.0.1", 24), false);
@@ -290,7 +349,7 @@ mod tests {
     #[test]
     fn a_renamed_or_enslaved_link_is_a_change_and_the_same_again_is_none() {
         let mut network = Network::default();
-        let link = event::Link { index: IfIndex(2), flags: LinkFlags(1), name: Some(b"eth0"), master: None };
+        let link = link(2, b"eth0");
         assert_eq!(network.apply_link(&link), Change::Something);
         assert_eq!(network.apply_link(&link), Change::Nothing);
         assert_eq!(network.apply_link(&event::Link { name: None, ..link }), Change::Nothing);
@@ -299,6 +358,26 @@ mod tests {
         assert_eq!(network.apply_link(&enslaved), Change::Something);
         assert_eq!(&*network.links().next().unwrap().1.name, "eth1");
         assert_eq!(network.apply_link(&event::Link { name: Some(b"\xff"), ..enslaved }), Change::Something);
+    }
+
+    #[test]
+    fn another_kind_or_alternative_name_is_a_change() {
+        let mut network = Network::default();
+        let names = |told| {
+            event::Names::new(told, |rest| {
+                let (first, after) = rest.split_at_checked(1)?;
+                *rest = after;
+                Some(first)
+            })
+        };
+        let named = event::Link { alternative_names: names(b"ab"), ..link(2, b"eth0") };
+        let of_a_kind = event::Link { kind: Some(b"veth"), ..named };
+        for told in [link(2, b"eth0"), named, of_a_kind, event::Link { alternative_names: names(b"ac"), ..of_a_kind }] {
+            assert_eq!(network.apply_link(&told), Change::Something, "{told:?}");
+            assert_eq!(network.apply_link(&told), Change::Nothing, "{told:?}");
+        }
+        let (_, link) = network.links().next().unwrap();
+        assert_eq!((&*link.kind, &*link.alternative_names), ("veth", &["a".into(), "c".into()][..]));
     }
 
     #[test]

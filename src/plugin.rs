@@ -123,6 +123,13 @@ pub enum Unusable {
     Dormant,
     /// Its interface is the loopback interface, or the address is one of loopback.
     Loopback,
+    /// The rule of that number, from 1, excludes its interface.
+    Rule(u16),
+    /// Its interface has a name that is excluded unless a rule says otherwise.
+    BuiltIn,
+    /// Its interface is a VPN, or another that is not mixed with others: connections that began there stay
+    /// there alone, and others do not come there.
+    Apart,
     /// It has host scope and `skip_loopback` is set.
     HostScope,
     /// It is link-local and `skip_link_local` is set.
@@ -143,13 +150,14 @@ pub enum Unusable {
     RouteUnknown,
     /// It has no route to the Internet through its interface and `check_route` is set.
     NoRoute,
-    /// Its interface leads into a VPN, whose connections stay in it unless a rule says otherwise.
-    Apart,
 }
 
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Rule(number) => return write!(f, "rule {number} excludes its interface"),
+            Self::BuiltIn => "its interface is excluded by name (built in, a rule with `use = true` overrides it)",
+            Self::Apart => "its interface is kept apart, as VPNs are (a rule with `use = true` overrides it)",
             Self::NoLink => "its interface is not known",
             Self::LinkDown => "its interface is down",
             Self::NoCarrier => "its interface has no carrier",
@@ -165,7 +173,6 @@ impl fmt::Display for Unusable {
             Self::Existing => "it was there at start (no `existing` flag)",
             Self::RouteUnknown => "its route is not known yet (check_route)",
             Self::NoRoute => "it has no route to the internet (check_route)",
-            Self::Apart => "its interface is a vpn, kept apart unless a rule uses it",
         })
     }
 }

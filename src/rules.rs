@@ -1,24 +1,56 @@
 //! From what users choose to a verdict for every address. Evaluated here and nowhere else, so that
 //! every path manager sees the same.
 
+mod glob;
+mod interfaces;
+
 use std::net::IpAddr;
 
 use crate::event::Scope;
-use crate::network::{Address, Link, Verdict};
-use crate::plugin::Unusable;
-use crate::types::{EndpointFlags, NotifyFlags};
+use crate::network::{Address, Link, Met, Verdict};
+use crate::plugin::{LocalAddress, Unusable};
+use crate::types::{EndpointFlags, Family, IfIndex, NotifyFlags};
+
+pub(crate) use glob::Glob;
+pub(crate) use interfaces::{Interfaces, MOST as MOST_RULES, Rule, built_in};
 
 /// What users choose about addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) notify: NotifyFlags,
-    /// The flags of every endpoint.
+    /// The flags of every endpoint whose interface has no rule about them.
     pub(crate) flags: EndpointFlags,
+    pub(crate) interfaces: Interfaces,
 }
 
 impl Rules {
     pub(crate) fn check_route(&self) -> bool {
         self.notify.contains(NotifyFlags::CHECK_ROUTE)
+    }
+
+    /// An address as path managers see it.
+    pub(crate) fn local_address<'a>(&self, index: IfIndex, link: &'a Link, address: &Address) -> LocalAddress<'a> {
+        let rule = self.interfaces.rule(self.met(link, Family::of(address.told.address)).rule);
+        let flags = rule.map_or(self.flags, |rule| rule.endpoint_flags(self.flags));
+        LocalAddress {
+            flags,
+            backup: flags.contains(EndpointFlags::BACKUP),
+            order: rule.and_then(|rule| rule.order).unwrap_or_default(),
+            max_subflows: rule.and_then(|rule| rule.max_subflows),
+            announce: rule.and_then(|rule| rule.announce).unwrap_or(true),
+            unusable: self.verdict(link, address).err(),
+            alive: link.state().is_ok() && address.is_alive(),
+            ..LocalAddress::new(address.told.address, index, &link.name)
+        }
+    }
+
+    /// What the rules about interfaces make of addresses of that family there.
+    pub(crate) fn met(&self, link: &Link, family: Family) -> Met {
+        if link.flags.is_none() {
+            // Its names are not known yet, nor is it of use.
+            return Met { rule: 0, verdict: Ok(()) };
+        }
+        link.met(family, || self.interfaces.meet(link, family))
     }
 
     /// Whether the address may be used.
@@ -37,6 +69,7 @@ impl Rules {
         if link.is_loopback() || address.told.address.is_loopback() {
             return Err(Unusable::Loopback);
         }
+        self.met(link, Family::of(address.told.address)).verdict?;
         if address.told.scope == Scope::HOST && self.notify.contains(NotifyFlags::SKIP_LOOPBACK) {
             return Err(Unusable::HostScope);
         }
@@ -82,12 +115,12 @@ mod tests {
     /// The verdict for the first of these addresses on a link with these flags.
     fn verdict(notify: NotifyFlags, link: LinkFlags, addresses: &[event::Address], existing: bool) -> Verdict {
         let mut network = Network::default();
-        let told = event::Link { index: IfIndex(2), flags: link, name: Some(b"wlan0"), master: None };
+        let told = event::Link { name: Some(b"wlan0"), ..event::Link::new(IfIndex(2), link) };
         network.apply_link(&told);
         for address in addresses {
             network.apply_address(address, existing);
         }
-        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW };
+        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
         let (_, link) = network.links().next().unwrap();
         rules.verdict(link, &link.addresses[0])
     }

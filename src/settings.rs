@@ -82,13 +82,7 @@ impl Settings {
     ///
     /// If the value is none, or is out of range.
     pub fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, SettingsError> {
-        let expected = format!("expected an integer from {} to {}", range.start(), range.end());
-        let Some(node) = self.ask(key) else { return Ok(None) };
-        match node.value {
-            Value::Integer(value) if range.contains(&value) => Ok(Some(value)),
-            Value::Integer(value) => Err(node.error(format!("{key}: {value} is out of range, {expected}"))),
-            _ => Err(node.wrong_type(key, &expected)),
-        }
+        self.ask(key).map(|node| node.integer(key, range)).transpose()
     }
 
     /// `true` or `false`.

@@ -10,10 +10,15 @@ use mptcpd::types::{Errno, IfIndex};
 use mptcpd::wire::{self, DecodeError, Encoder, Message, Messages, route};
 
 const CAPTURE: &str = include_str!("captures/80_rtnetlink.hex");
+const NAMES: &str = include_str!("captures/81_rtnetlink_names.hex");
 
 /// The datagrams whose comment begins so.
 fn datagrams(comment: &str) -> Vec<Vec<u8>> {
-    let lines = CAPTURE.lines().filter_map(|line| line.split_once("  # "));
+    datagrams_in(CAPTURE, comment)
+}
+
+fn datagrams_in(capture: &str, comment: &str) -> Vec<Vec<u8>> {
+    let lines = capture.lines().filter_map(|line| line.split_once("  # "));
     let found: Vec<_> = lines.filter(|(_, said)| said.starts_with(comment)).map(|(hex, _)| bytes(hex)).collect();
     assert!(!found.is_empty(), "{comment} is in the capture");
     found
@@ -73,6 +78,66 @@ fn a_name_of_fifteen_letters_is_read_whole() {
         matches!(event, NetworkEvent::Link(link) if link.index == IfIndex(3) && link.name == Some(b"fifteen-letters"))
     });
     assert!(found);
+}
+
+/// Every link that these datagrams tell of: name, kind, alternative names.
+fn named(comment: &str) -> Vec<(String, Option<String>, Vec<String>)> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let datagrams = datagrams_in(NAMES, comment);
+    let links = events(&datagrams).into_iter().filter_map(|event| match event {
+        NetworkEvent::Link(link) => {
+            Some((text(link.name.unwrap()), link.kind.map(text), link.alternative_names.map(text).collect()))
+        }
+        _ => None,
+    });
+    links.collect()
+}
+
+#[test]
+fn a_link_has_its_kind_and_its_alternative_names() {
+    const LONG: &str = "a-name-that-is-longer-than-fifteen";
+    let veth = |names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        vec![("uplink0".to_owned(), Some("veth".to_owned()), names)]
+    };
+    assert_eq!(named("event: ip link property add"), veth(&["enp0s31f6", LONG]));
+    assert_eq!(named("event: ip link property del"), veth(&[LONG]));
+    let dumped = named("answer: links");
+    let kinds: Vec<_> = dumped.iter().map(|(name, kind, _)| (name.as_str(), kind.as_deref())).collect();
+    let expected = [("peer0", "veth"), ("uplink0", "veth"), ("br0", "bridge"), ("tun0", "tun")];
+    assert_eq!(kinds[0], ("lo", None));
+    assert_eq!(kinds[1..], expected.map(|(name, kind)| (name, Some(kind))));
+    assert!(dumped.contains(&veth(&[LONG])[0]));
+}
+
+#[test]
+fn names_that_are_cut_off_end_the_names_and_nothing_else() {
+    let datagrams = datagrams_in(NAMES, "event: ip link property add");
+    let message = messages(&datagrams)[0];
+    let list = message.payload.windows(4).position(|header| header[2..] == [52, 0x80]).unwrap();
+    let length = usize::from(u16::from_ne_bytes([message.payload[list], message.payload[list + 1]]));
+    let (mut whole, mut seen) = (message.payload.to_vec(), Vec::new());
+    for cut in 4..=length {
+        // The list is now shorter by what is cut off, and last.
+        whole.truncate(list + cut);
+        whole.resize(list + cut, 0);
+        whole[list..list + 2].copy_from_slice(&u16::try_from(cut).unwrap().to_ne_bytes());
+        whole[list + 4..].copy_from_slice(&message.payload[list + 4..list + cut]);
+        let event = route::decode_event(&Message { payload: &whole, ..message }).unwrap();
+        let Some(NetworkEvent::Link(link)) = event else { panic!("{event:?}") };
+        assert_eq!((link.index, link.kind), (IfIndex(3), Some(&b"veth"[..])));
+        seen.push(link.alternative_names.count());
+    }
+    assert!(seen.is_sorted() && seen.first() == Some(&0) && seen.last() == Some(&2), "{seen:?}");
+}
+
+#[test]
+fn a_message_of_the_wireless_extensions_does_not_take_a_links_names_away() {
+    let datagrams = datagrams_in(NAMES, "event: ip link property add");
+    let mut payload = messages(&datagrams)[0].payload[..16].to_vec();
+    payload.extend(b"\x0c\0\x03\0uplink0\0\x08\0\x0b\0\x04\0\x19\x8b");
+    let told = Message { payload: &payload, ..messages(&datagrams)[0] };
+    assert_eq!(route::decode_event(&told), Ok(None));
 }
 
 #[test]

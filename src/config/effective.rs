@@ -4,12 +4,14 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::Config;
+use super::interfaces::to_toml;
 use crate::names;
+use crate::rules::built_in;
 use crate::settings::Settings;
 use crate::settings::tree;
 use crate::types::{EndpointFlags, NotifyFlags};
 
-/// Every key of `[core]` and every setting of a path manager.
+/// Every key of `[core]`, every rule about interfaces and every setting of a path manager.
 ///
 /// Settings from the plugin directory are comments: the file would otherwise give them twice.
 pub(crate) fn effective_toml(config: &Config) -> String {
@@ -23,13 +25,14 @@ pub(crate) fn effective_toml(config: &Config) -> String {
         text.push_str(&format!("{key} = {value}\n"));
     }
     text.push_str(&plugin_dir(&config.plugin_dir));
+    text.push_str(&interfaces(config));
     for (name, settings) in &config.settings {
         text.push_str(&table(name, settings, &config.plugin_dir.join(format!("{name}.toml"))));
     }
     text
 }
 
-fn core(config: &Config) -> [(&'static str, String); 7] {
+fn core(config: &Config) -> [(&'static str, String); 8] {
     let flags = EndpointFlags::NAMES.iter().filter(|(_, flag)| config.addr_flags.contains(*flag));
     let notify = NotifyFlags::NAMES.iter().filter(|(_, flag)| config.notify_flags.contains(*flag));
     [
@@ -40,6 +43,7 @@ fn core(config: &Config) -> [(&'static str, String); 7] {
         ("path-manager", quoted(config.path_manager.name)),
         ("load-plugins", array(config.load_plugins.iter().map(|plugin| plugin.name))),
         ("on-stop", quoted(config.on_stop)),
+        ("sysctl", quoted(config.sysctl)),
     ]
 }
 
@@ -48,6 +52,19 @@ fn plugin_dir(path: &Path) -> String {
         Some(path) => format!("plugin-dir = {}\n", quoted(path)),
         None => format!("# plugin-dir is not UTF-8, which TOML cannot say: {path:?}\n"),
     }
+}
+
+/// The rules with their numbers; those built in are comments, as they hold in any case.
+fn interfaces(config: &Config) -> String {
+    let mut text = String::new();
+    for (number, placed) in (1..).zip(&config.interfaces) {
+        text.push_str(&format!("\n# rule {number}, from {}\n{}", placed.place, to_toml(&placed.rule)));
+    }
+    text.push_str("\n# built in, where the first rule above for an interface does not say `use`:\n");
+    for rule in built_in() {
+        to_toml(&rule).lines().for_each(|line| text.push_str(&format!("# {line}\n")));
+    }
+    text
 }
 
 fn table(name: &str, settings: &Settings, own_file: &Path) -> String {

@@ -119,14 +119,16 @@ fn meaning(config: &Config) -> String {
         })
         .collect();
     format!(
-        "{} {} {} {} {:?} {} {names:?} {} {settings:?}",
+        "{} {} {} {} {:?} {} {names:?} {} {} {settings:?}{}",
         config.log,
         config.debug,
         config.addr_flags,
         config.notify_flags,
         config.plugin_dir,
         config.path_manager.name,
-        config.on_stop
+        config.on_stop,
+        config.sysctl,
+        config.rules().iter().map(|rule| format!(" {rule:?}")).collect::<String>()
     )
 }
 
@@ -136,7 +138,7 @@ fn without_any_file_the_built_in_defaults_hold() {
     let Loaded { config, notices } = host.loaded(&[]);
     assert_eq!(
         host.strip(&meaning(&config)),
-        "stderr false subflow existing,skip_link_local,skip_loopback \"@/plugins\" alpha [\"alpha\"] keep []"
+        "stderr false subflow existing,skip_link_local,skip_loopback \"@/plugins\" alpha [\"alpha\"] keep set []"
     );
     assert_eq!((config.sources, notices), (vec![], vec![]));
     let built_in = Defaults::built_in();
@@ -174,6 +176,20 @@ notify-flags = "check_route, existing"
 path-manager = "beta"
 load-plugins = ["alpha", "beta"]
 on-stop = "remove"
+sysctl = "check"
+[[interface]]
+match = "eth[0-9]*, wlan*"
+kind = "physical"
+family = "ipv4"
+use = true
+backup = false
+flags = ["subflow"]
+max-subflows = 2
+announce = false
+order = -1
+[[interface]]
+use = "apart"
+[[interface]]
 [pm.alpha]
 word = "w"
 "#;
@@ -182,15 +198,22 @@ word = "w"
 fn every_key_of_the_file_is_taken_and_the_command_line_counts_more() {
     let host = Host::with(FULL);
     let config = host.loaded(&[]).config;
+    let rules = [
+        "[[interface]]\nmatch = [\"eth[0-9]*\", \"wlan*\"]\nkind = [\"physical\"]\nfamily = \"ipv4\"\nuse = true\n\
+         backup = false\nflags = [\"subflow\"]\nmax-subflows = 2\nannounce = false\norder = -1\n",
+        "[[interface]]\nuse = \"apart\"\n",
+        "[[interface]]\n",
+    ];
+    assert_eq!(config.rules().iter().map(interfaces::to_toml).collect::<Vec<_>>(), rules);
     assert_eq!(
-        host.strip(&meaning(&config)),
-        "null true signal,backup existing,check_route \"@/plugins\" beta [\"beta\", \"alpha\"] remove [\"alpha: [\\\"word = \\\\\\\"w\\\\\\\"\\\"]\"]"
+        host.strip(&meaning(&Config { interfaces: Vec::new(), ..config })),
+        "null true signal,backup existing,check_route \"@/plugins\" beta [\"beta\", \"alpha\"] remove check [\"alpha: [\\\"word = \\\\\\\"w\\\\\\\"\\\"]\"]"
     );
     host.directory("other");
     let args = ["--log=syslog", "--addr-flags=", "--notify-flags=", "--plugin-dir=@/other", "--path-manager=alpha"];
-    let config = host.loaded(&[&args[..], &["--load-plugins=alpha", "--on-stop=keep"]].concat()).config;
+    let config = host.loaded(&[&args[..], &["--load-plugins=alpha", "--on-stop=keep", "--sysctl=set"]].concat()).config;
     assert!(
-        host.strip(&meaning(&config)).starts_with("syslog true none none \"@/other\" alpha [\"alpha\"] keep"),
+        host.strip(&meaning(&config)).starts_with("syslog true none none \"@/other\" alpha [\"alpha\"] keep set "),
         "{}",
         meaning(&config)
     );
@@ -226,17 +249,90 @@ fn drop_ins_count_more_than_the_file_in_the_order_of_their_names() {
     assert!(host.error(&[]).1.starts_with("@/mptcpd.conf.d/15.toml:2:7: log: unknown destination"));
 }
 
+/// The order that each rule gives, by which the rules are told apart.
+fn orders(config: &Config) -> Vec<i32> {
+    config.rules().iter().filter_map(|rule| rule.order).collect()
+}
+
+#[test]
+fn the_rules_of_a_file_that_counts_more_are_tried_first() {
+    let host = Host::with("[[interface]]\norder = 5\n[[interface]]\norder = 6\n");
+    assert_eq!(orders(&host.loaded(&[]).config), [5, 6]);
+    host.write("mptcpd.conf.d/20-b.toml", "interface = [{ order = 1 }, { order = 2 }]\n");
+    host.write("mptcpd.conf.d/10-a.toml", "[[interface]]\norder = 3\n[[interface]]\norder = 4\n");
+    let config = host.loaded(&[]).config;
+    assert_eq!(orders(&config), [1, 2, 3, 4, 5, 6]);
+    let places: Vec<_> = config.interfaces.iter().map(|placed| host.strip(&placed.place.to_string())).collect();
+    assert_eq!(
+        places[1..4],
+        ["@/mptcpd.conf.d/20-b.toml:1:29", "@/mptcpd.conf.d/10-a.toml:1:1", "@/mptcpd.conf.d/10-a.toml:3:1"]
+    );
+}
+
+#[test]
+fn there_may_be_many_rules_but_not_any_number() {
+    let host = Host::with("[[interface]]\n".repeat(1000));
+    assert_eq!(host.loaded(&[]).config.interfaces.len(), 1000);
+    host.write("mptcpd.conf.d/a.toml", "[[interface]]\n");
+    let error = "@/mptcpd.conf.d/a.toml:1:1: interface: more than 1000 rules in all files";
+    assert_eq!(host.error(&[]), (78, error.to_owned()));
+}
+
+#[test]
+fn the_rules_in_force_are_shown_with_number_and_place_and_so_are_those_built_in() {
+    let host = Host::with("[[interface]]\nmatch = 'a*'\nuse = false\n");
+    let text = effective_toml(&host.loaded(&[]).config).replace(host.root.to_str().unwrap(), "@");
+    let (_, text) = text.split_once("\n\n").unwrap();
+    let (rules, built_in) = text.split_once("\n\n").unwrap();
+    assert_eq!(rules, "# rule 1, from @/mptcpd.conf:1:1\n[[interface]]\nmatch = [\"a*\"]\nuse = false");
+    assert!(built_in.lines().all(|line| line.starts_with("# ")), "{built_in}");
+    for word in ["docker*", "virbr*", "veth*", "lo", "wg*", "tun*", "tailscale*"] {
+        assert!(built_in.contains(&format!("{word:?}")), "{word}: {built_in}");
+    }
+}
+
 #[test]
 fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest() {
     for (text, error) in [
-        ("[cor]\n", "1:2: unknown table or key \"cor\" (did you mean \"core\"?), valid: core, pm"),
+        ("[cor]\n", "1:2: unknown table or key \"cor\" (did you mean \"core\"?), valid: core, interface, pm"),
         ("log = 'null'", "1:1: the key \"log\" belongs into the table [core]"),
         ("core = 1", "1:8: core: 1 is an integer, expected a table"),
         ("[[core]]", "1:1: core: [{}] is an array, expected a table"),
         (
             "[core]\nadr-flags = ''",
             "2:1: unknown key of [core] \"adr-flags\" (did you mean \"addr-flags\"?), valid: log, debug, addr-flags, \
-             notify-flags, plugin-dir, path-manager, load-plugins, on-stop",
+             notify-flags, plugin-dir, path-manager, load-plugins, on-stop, sysctl",
+        ),
+        ("interface = 1", "1:13: interface: 1 is an integer, expected an array of tables: [[interface]]"),
+        (
+            "[interface]\nuse = true",
+            "1:1: interface: { use = true } is a table, expected an array of tables: [[interface]]",
+        ),
+        ("interface = [{}, 1]", "1:18: interface: 1 is an integer, expected an array of tables: [[interface]]"),
+        (
+            "[[interface]]\n[[interface]]\nmtach = ''",
+            "3:1: unknown key of [[interface]] \"mtach\" (did you mean \"match\"?), valid: match, kind, family, use, backup, \
+             flags, max-subflows, announce, order",
+        ),
+        ("[[interface]]\nmatch = []", "2:9: match: the list is empty"),
+        ("[[interface]]\nmatch = 'eth0, wlan[0'", "2:9: match: the class in \"wlan[0\" has no closing bracket"),
+        ("[[interface]]\nmatch = ['eth0', '']", "2:18: match: an empty pattern matches nothing"),
+        ("[[interface]]\nkind = ['']", "2:9: kind: the kind is empty"),
+        (
+            "[[interface]]\nfamily = 'ipv5'",
+            "2:10: family: unknown family \"ipv5\" (did you mean \"ipv4\"?), valid: ipv4, ipv6",
+        ),
+        ("[[interface]]\nuse = 'no'", "2:7: use: \"no\" is a string, expected true, false or \"apart\""),
+        ("[[interface]]\nbackup = 1", "2:10: backup: 1 is an integer, expected true or false"),
+        ("[[interface]]\nmax-subflows = 0", "2:16: max-subflows: 0 is out of range, expected an integer from 1 to 255"),
+        (
+            "[[interface]]\norder = 2147483648",
+            "2:9: order: 2147483648 is out of range, expected an integer from -2147483648 to 2147483647",
+        ),
+        (
+            "[core]\naddr-flags = 'fullmesh'\n[[interface]]\n[[interface]]\nannounce = true",
+            "4:1: interface: the flags signal and fullmesh exclude each other: leave one out (of addr-flags, flags and \
+             announce)",
         ),
         ("[core]\nlog = true", "2:7: log: true is a boolean, expected a string"),
         ("[core]\ndebug = 'yes'", "2:9: debug: \"yes\" is a string, expected true or false"),
@@ -466,17 +562,17 @@ fn a_key_file_may_name_plugins_that_are_not_here() {
 #[test]
 fn every_key_may_stand_in_a_key_file_and_bad_ones_are_named_with_their_place() {
     let host = Host::with(
-        "[core]\r\n  # c\r\n  log = syslog\r\naddr-flags=signal, backup,\nnotify-flags=\ndebug=true\non-stop=remove\nload-plugins=alpha,beta\nx-y=1\n",
+        "[core]\r\n  # c\r\n  log = syslog\r\naddr-flags=signal, backup,\nnotify-flags=\ndebug=true\non-stop=remove\nsysctl=check\nload-plugins=alpha,beta\nx-y=1\n",
     );
     let Loaded { config, notices } = host.loaded(&[]);
     assert!(
         host.strip(&meaning(&config))
-            .starts_with("syslog true signal,backup none \"@/plugins\" alpha [\"beta\", \"alpha\"] remove"),
+            .starts_with("syslog true signal,backup none \"@/plugins\" alpha [\"beta\", \"alpha\"] remove check "),
         "{}",
         meaning(&config)
     );
     assert_eq!(notices.len(), 2, "{notices:?}");
-    assert!(host.strip(&notices[1]).starts_with("@/mptcpd.conf:9:1: unknown key of [core] \"x-y\", valid: log,"));
+    assert!(host.strip(&notices[1]).starts_with("@/mptcpd.conf:10:1: unknown key of [core] \"x-y\", valid: log,"));
     for (text, error) in [
         ("# c\nlog=null\n[core]\n", "2:1: the key \"log\" stands before the line [core]"),
         ("log=null\n", "1:1: the key \"log\" stands before the line [core]"),

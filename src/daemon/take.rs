@@ -64,7 +64,7 @@ impl Taker<'_> {
     }
 
     /// Takes the message if it ends a request.
-    fn end(&mut self, message: &Message<'_>) -> Result<Taken, DecodeError> {
+    pub(super) fn end(&mut self, message: &Message<'_>) -> Result<Taken, DecodeError> {
         let ticket = Ticket(message.sequence);
         if message.interrupted() {
             *self.interrupted = Some(ticket);

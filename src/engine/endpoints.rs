@@ -139,6 +139,9 @@ pub(super) struct Endpoints {
     told: Vec<Errno>,
     told_full: bool,
     told_nonsense: bool,
+    /// Added by another since the last look, though not before the first.
+    newcomers: Vec<Endpoint>,
+    told_rival: bool,
     /// When the state is to be saved.
     save: Option<Instant>,
     /// What was saved last, apart from ids, which alone are not worth it.
@@ -167,6 +170,8 @@ impl Endpoints {
             told: Vec::new(),
             told_full: false,
             told_nonsense: false,
+            newcomers: Vec::new(),
+            told_rival: false,
             save: None,
             saved: None,
             clearing_since: None,
@@ -220,7 +225,7 @@ impl Endpoints {
             return None;
         }
         let (own, limits) = self.saved.insert(matters).clone();
-        Some(SavedState { own, ids: self.ids.kept().to_vec(), limits })
+        Some(SavedState { own, ids: self.ids.kept().to_vec(), limits, ..SavedState::default() })
     }
 
     /// What must be known after a crash is saved in the turn of the loop in which it was done.
@@ -244,6 +249,7 @@ impl Endpoints {
         self.told.clear();
         self.told_full = false;
         self.told_nonsense = false;
+        self.told_rival = false;
     }
 }
 
@@ -262,6 +268,7 @@ impl Endpoints {
         if self.doubt.take_if(|time| *time <= now).is_some() {
             self.capacity = None;
         }
+        self.tell_rivals(view, wanted.is_some(), outbox);
         let wanted = wanted.map_or_else(|| choice::as_they_are(view, &self.held), |endpoints| endpoints.wanted);
         let choice = choice::choose(view, wanted, &self.held, self.capacity);
         self.tell_choice(&choice, outbox);
@@ -308,6 +315,18 @@ impl Endpoints {
         if let Some(address) = choice.nonsense {
             if !std::mem::replace(&mut self.told_nonsense, true) {
                 outbox.log(Note::Nonsense { address, why: "the flags signal and fullmesh exclude each other" });
+            }
+        }
+    }
+
+    /// Says that another manages endpoints too; again only after it was alone for a while.
+    fn tell_rivals(&mut self, view: &View<'_>, managing: bool, outbox: &mut Outbox) {
+        let is_local = |endpoint: &Endpoint| view.addresses().iter().any(|local| local.address == endpoint.address);
+        self.told_rival &= self.held.iter().any(|held| !held.own && is_local(&held.endpoint));
+        let newcomers = std::mem::take(&mut self.newcomers);
+        if let Some(rival) = newcomers.into_iter().find(is_local).filter(|_| managing) {
+            if !std::mem::replace(&mut self.told_rival, true) {
+                outbox.log(Note::Rival(rival));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the engine tells the log, as values: made only when somebody reads them, worded in one place.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::event::{Endpoint, Limits};
 use crate::network::Verdict;
@@ -14,6 +14,10 @@ pub(crate) enum Note {
     Address { address: IpAddr, interface: Box<str>, verdict: Verdict },
     /// An endpoint is there that another added, for an address that is wanted.
     Foreign(Endpoint),
+    /// An endpoint that another added while the daemon runs, for an address of this host's.
+    Rival(Endpoint),
+    /// A VPN leads to the Internet, so that there are no endpoints.
+    Vpn(Box<str>),
     /// An endpoint of ours was taken away by another.
     Lost(Endpoint),
     /// More endpoints are wanted than the kernel takes.
@@ -28,6 +32,12 @@ pub(crate) enum Note {
     LimitsSet(Limits),
     /// An endpoint wanted by the path manager cannot be one.
     Nonsense { address: IpAddr, why: &'static str },
+    /// The daemon listens there, so that peers can join an address that it announces.
+    Listening(SocketAddr),
+    /// It cannot; said once for each error.
+    CannotListen { address: SocketAddr, errno: Errno, again: bool },
+    /// Nobody listens on the port of a connection at an IPv6 address, which cannot be announced with another.
+    NoPortForIpv6(SocketAddr),
     /// The host's network has been read.
     Settled { addresses: usize, endpoints: usize },
 }
@@ -44,15 +54,20 @@ impl Note {
     /// Nothing that can happen again and again is above debug, unless it is said once.
     pub(crate) fn severity(&self) -> Severity {
         match self {
-            Self::Full { .. } | Self::Overrun(_) | Self::Nonsense { .. } => Severity::Warning,
+            Self::Full { .. } | Self::Rival(_) | Self::Vpn(_) | Self::Overrun(_) | Self::Nonsense { .. } => {
+                Severity::Warning
+            }
             Self::Refused { again, .. } if !again => Severity::Warning,
+            Self::CannotListen { again, .. } if !again => Severity::Warning,
             Self::LimitsSet(_)
+            | Self::Listening(_)
+            | Self::CannotListen { .. }
             | Self::Address { .. }
             | Self::Foreign(_)
             | Self::Lost(_)
             | Self::Refused { .. }
             | Self::Unanswered => Severity::Debug,
-            Self::Settled { .. } => Severity::Info,
+            Self::Settled { .. } | Self::NoPortForIpv6(_) => Severity::Info,
         }
     }
 }
@@ -63,6 +78,17 @@ impl fmt::Display for Note {
             Self::Address { address, verdict: Ok(()), .. } => write!(f, "address {address} is used"),
             Self::Address { address, verdict: Err(why), .. } => write!(f, "address {address} is not used: {why}"),
             Self::Foreign(endpoint) => write!(f, "endpoint of another manager serves: {endpoint}"),
+            Self::Rival(endpoint) => write!(
+                f,
+                "another manager makes endpoints too ({endpoint}): have one only (for NetworkManager, `nmcli connection \
+                 modify NAME connection.mptcp-flags disabled`)"
+            ),
+            Self::Vpn(name) => write!(
+                f,
+                "{name} is a VPN that leads to the internet: there are no endpoints while it does, as the kernel would use \
+                 them beside it (a rule for {name} with `use = true` mixes it with others, one with `use = false` \
+                 disregards it)"
+            ),
             Self::Lost(endpoint) => write!(f, "endpoint was removed by another: {endpoint}"),
             Self::Full { taken, wanted } => {
                 write!(f, "the kernel takes {taken} endpoints, {wanted} are wanted: the best are chosen")
@@ -80,6 +106,15 @@ impl fmt::Display for Note {
             }
             Self::LimitsSet(limits) => write!(f, "limits are now {limits}"),
             Self::Nonsense { address, why } => write!(f, "endpoint {address} cannot be made: {why}"),
+            Self::Listening(address) => write!(f, "listening on {address} for joins to that address"),
+            Self::CannotListen { address, errno, .. } => {
+                write!(f, "cannot listen on {}: {errno}; it is not announced until that works", address.ip())
+            }
+            Self::NoPortForIpv6(address) => write!(
+                f,
+                "ipv6 addresses are announced without a port, for which there is no room beside tcp timestamps: \
+                 joins to {address} find no listener (with `sysctl -w net.ipv4.tcp_timestamps=0` the daemon listens)"
+            ),
             Self::Settled { addresses, endpoints } => {
                 write!(f, "network read: {addresses} usable addresses, {endpoints} endpoints")
             }

@@ -4,6 +4,7 @@
 //! What is to be done about one connection is decided in `converge`, what its events mean in `managed`;
 //! how a path that fails is tried again, in `attempts`.
 
+mod announce;
 mod attempts;
 mod converge;
 mod managed;
@@ -20,6 +21,7 @@ use self::converge::Work;
 use self::managed::{Asked, Managed};
 use self::table::Table;
 use super::ids::Ids;
+use super::listeners::Listeners;
 use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
@@ -28,7 +30,7 @@ use crate::command::{Request, RouteQuestion};
 use crate::connections::Closed;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
 use crate::plugin::{Memo, PathManager, View};
-use crate::types::{IfIndex, Token};
+use crate::types::{EndpointFlags, IfIndex, Token};
 
 /// How paths are tried and how many there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,8 @@ pub(super) struct Paths {
     ids: Ids,
     work: Work,
     view_changed: bool,
+    /// Connections that are gone and needed listeners of the daemon's.
+    unannounced: Vec<Token>,
     /// Connections looked at since one needed anything.
     calm: u32,
 }
@@ -114,6 +118,7 @@ impl Paths {
             ids: Ids::default(),
             work: Work::default(),
             view_changed: true,
+            unannounced: Vec::new(),
             calm: 0,
         }
     }
@@ -149,6 +154,7 @@ impl Paths {
     }
 
     fn created(&mut self, told: &event::Connection, now: Instant) {
+        self.forget_listeners(told.token);
         let managed = Managed::new(told, stays_here(told), now);
         if self.live.insert(told.token, managed) {
             // The token is another connection's now: what is said of the former does not matter any more.
@@ -172,10 +178,18 @@ impl Paths {
 
     /// The connection is gone.
     fn forget(&mut self, token: Token, now: Instant) {
+        self.forget_listeners(token);
         if self.live.remove(token) {
             self.closed.bury(token, now);
             self.asked.retain(|(_, asked, _)| *asked != token);
             self.unrouted.remove(&token);
+        }
+    }
+
+    /// The connection is about to be gone, and with it what it needed listeners for.
+    fn forget_listeners(&mut self, token: Token) {
+        if self.live.get_mut(token).is_some_and(|managed| managed.listens) {
+            self.unannounced.push(token);
         }
     }
 
@@ -203,6 +217,16 @@ impl Paths {
     pub(super) fn routing_changed(&mut self, change: RoutingChange) {
         self.ways.changed(change);
         self.rerouted |= !self.unrouted.is_empty();
+    }
+
+    /// Others listen than did.
+    pub(super) fn listeners_changed(&mut self) {
+        self.view_changed = true;
+    }
+
+    /// Connections that are gone and needed listeners of the daemon's, each once.
+    pub(super) fn take_unannounced(&mut self) -> Vec<Token> {
+        std::mem::take(&mut self.unannounced)
     }
 
     /// Path manager or policy are others now.
@@ -243,7 +267,7 @@ impl Paths {
     }
 
     /// Looks at some of the connections that are to be looked at.
-    pub(super) fn advance(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
+    pub(super) fn advance(&mut self, host: &Host<'_>, listeners: &mut Listeners, outbox: &mut Outbox) {
         self.expire(host.now);
         if std::mem::take(&mut self.view_changed) {
             self.calm = 0;
@@ -256,7 +280,7 @@ impl Paths {
         }
         for _ in 0..SLICE {
             let Some(token) = self.next() else { break };
-            self.converge(token, host, outbox);
+            self.converge(token, host, listeners, outbox);
         }
         self.tidy_timers();
     }
@@ -353,6 +377,9 @@ impl Paths {
         let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
         self.change(*token, |managed| {
             managed.connection.learn_id(listed.address.to_canonical(), listed.id);
+            if listed.flags.contains(EndpointFlags::SIGNAL) {
+                managed.connection.is_announced(listed.address.to_canonical(), listed.id);
+            }
             true
         });
         true

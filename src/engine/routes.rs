@@ -1,4 +1,4 @@
-//! Which addresses have a way to the wider Internet (`check_route`). The kernel is asked, with source
+//! Which addresses have a way to the wider Internet (`check_route`, and VPNs). The kernel is asked, with source
 //! and device, for one address in each half of what there is; again when something changed that the
 //! answer may depend on, and never by the clock.
 
@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Ticket;
 use crate::command::RouteQuestion;
 use crate::event::RoutingChange;
-use crate::network::{Network, covers};
+use crate::network::{Address, Link, Network, covers};
+use crate::plugin::Unusable;
 use crate::rules::Rules;
 
 /// One in each half of IPv4, so that 0.0.0.0/1 and 128.0.0.0/1 together count as a default route.
@@ -29,6 +30,14 @@ pub(super) fn matters(change: RoutingChange) -> bool {
     match change {
         RoutingChange::Everything => true,
         RoutingChange::Prefix(prefix, length) => probes(prefix).iter().any(|probe| covers(prefix, length, *probe)),
+    }
+}
+
+/// Whether it is of interest that an address has a way: where the user asks for that, and for a VPN.
+fn matters_of(rules: &Rules, link: &Link, address: &Address) -> bool {
+    match rules.verdict_without_route(link, address) {
+        Ok(()) => rules.check_route(),
+        Err(why) => why == Unusable::Apart,
     }
 }
 
@@ -118,7 +127,7 @@ impl Routes {
                 let source = address.told.address;
                 let waiting = |asked: &Asked| (asked.source, asked.question.if_index) == (source, if_index);
                 if address.route.asked >= self.generation
-                    || rules.verdict_without_route(link, address).is_err()
+                    || !matters_of(rules, link, address)
                     || self.on_the_way.iter().any(waiting)
                 {
                     continue;

@@ -16,7 +16,7 @@ use crate::event::RoutingChange;
 use crate::event::{Address, AddressFlags, Endpoint, Limits, Link, LinkFlags, NetworkEvent, RouteAnswer, Scope};
 use crate::plugin::{Endpoints, PathManager, View, WantedEndpoint};
 use crate::random::Random;
-use crate::rules::Rules;
+use crate::rules::{Interfaces, Rules};
 use crate::state_file::SavedState;
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags};
 use crate::wire::Refusal;
@@ -86,6 +86,7 @@ impl Kernel {
     fn execute(&mut self, ticket: Ticket, request: &Request, random: &mut Random) {
         match request {
             Request::Path(command) => panic!("no connection is known: {command}"),
+            Request::Sockets(request) => panic!("no connection is managed: {request}"),
             Request::DumpLinks => {
                 let links: Vec<_> = self.links.iter().map(|(i, f)| Told::Link(IfIndex(*i), *f, Some(ticket))).collect();
                 self.dump(links, ticket, random);
@@ -202,9 +203,9 @@ fn milliseconds(number: usize) -> Duration {
     Duration::from_millis(number.try_into().unwrap())
 }
 
-fn policy(rules: Rules) -> Policy {
+fn policy(rules: &Rules) -> Policy {
     Policy {
-        rules,
+        rules: rules.clone(),
         managers: vec![Box::new(Everything)],
         connections: None,
         paths: super::PathPolicy::default(),
@@ -219,11 +220,11 @@ impl Host {
         if random.one_in(3) {
             notify = notify.union(NotifyFlags::CHECK_ROUTE);
         }
-        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW };
+        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
         let now = Instant::now();
         let limits = Limits { subflows: 2, add_addr_accepted: 0 };
         let kernel = Kernel { limits, ..Kernel::default() };
-        let engine = Engine::new(policy(rules), SavedState::default(), now);
+        let engine = Engine::new(policy(&rules), SavedState::default(), now);
         Self { kernel, engine, saved: SavedState::default(), rules, random, now, ready: false, trace }
     }
 
@@ -257,7 +258,8 @@ impl Host {
                         sent = true;
                     }
                     Output::Ready => self.ready = true,
-                    Output::Log(_) | Output::Done => {}
+                    Output::Listen(at) | Output::Unlisten(at) => panic!("no connection is managed: {at}"),
+                    Output::Log(_) | Output::Uplinks | Output::Done => {}
                 }
             }
             if !sent {
@@ -279,7 +281,7 @@ impl Host {
         match told {
             Told::Link(index, flags, dump) => {
                 let name = name(index);
-                let link = Link { index: *index, flags: *flags, name: Some(name.as_bytes()), master: None };
+                let link = Link { name: Some(name.as_bytes()), ..Link::new(*index, *flags) };
                 self.engine.handle(Input::Network { event: NetworkEvent::Link(link), dump: *dump }, now);
             }
             Told::LinkGone(index) => self.network_event(NetworkEvent::LinkGone(*index), None),
@@ -437,7 +439,7 @@ impl Host {
         self.save();
         self.kernel.network.clear();
         self.kernel.answers.clear();
-        self.engine = Engine::new(policy(self.rules), self.saved.clone(), self.now);
+        self.engine = Engine::new(policy(&self.rules), self.saved.clone(), self.now);
     }
 
     fn reload(&mut self) {
@@ -449,7 +451,7 @@ impl Host {
         if self.random.one_in(3) {
             self.rules.notify.0 ^= NotifyFlags::CHECK_ROUTE.0;
         }
-        self.engine.handle(Input::Configure(policy(self.rules)), self.now);
+        self.engine.handle(Input::Configure(policy(&self.rules)), self.now);
     }
 
     /// Nothing happens any more: an hour passes.

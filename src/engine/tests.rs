@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::event::{Address, AddressFlags, Link, LinkFlags, Scope};
-use crate::plugin::{Endpoints as Wanted, WantedEndpoint};
-use crate::types::{AddressId, EndpointFlags, Errno, NotifyFlags};
+use crate::plugin::{Endpoints as Wanted, Unusable, WantedEndpoint};
+use crate::rules::{Glob, Interfaces, Rule};
+use crate::types::{AddressId, EndpointFlags, Errno, NotifyFlags, Use};
 
 struct Everything;
 
@@ -31,7 +32,8 @@ const LIMITS: Limits = Limits { subflows: 8, add_addr_accepted: 8 };
 
 impl Bench {
     fn new(notify: u8, saved: SavedState) -> Self {
-        let rules = Rules { notify: NotifyFlags(notify), flags: EndpointFlags::SUBFLOW };
+        let rules =
+            Rules { notify: NotifyFlags(notify), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
         let policy = Policy {
             rules,
             managers: vec![Box::new(Everything)],
@@ -63,8 +65,9 @@ impl Bench {
     fn answer(&mut self, ticket: Ticket, request: &Request, addresses: &[&str], endpoints: &[Endpoint]) {
         match request {
             Request::Path(command) => panic!("no connection is known: {command}"),
+            Request::Sockets(request) => panic!("no connection is managed: {request}"),
             Request::DumpLinks => {
-                let link = Link { index: IfIndex(2), flags: LinkFlags(0x1_0041), name: Some(b"eth0"), master: None };
+                let link = Link { name: Some(b"eth0"), ..Link::new(IfIndex(2), LinkFlags(0x1_0041)) };
                 self.network(NetworkEvent::Link(link), Some(ticket));
             }
             Request::DumpAddresses => {
@@ -104,6 +107,8 @@ impl Bench {
                 Output::Send(ticket, request) => requests.push((ticket, request)),
                 Output::Log(note) => self.logged.push(note),
                 Output::Ready => self.ready = true,
+                Output::Listen(at) | Output::Unlisten(at) => panic!("no connection is managed: {at}"),
+                Output::Uplinks => {}
                 Output::Done => self.done = true,
             }
         }
@@ -317,7 +322,7 @@ fn an_endpoint_with_our_id_and_address_but_flags_that_we_did_not_set_is_anothers
 #[test]
 fn switching_existing_off_leaves_alone_what_is_in_use() {
     let mut bench = Bench::started(7, &["10.0.0.1"]);
-    let rules = Rules { notify: NotifyFlags(6), flags: EndpointFlags::SUBFLOW };
+    let rules = Rules { notify: NotifyFlags(6), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
     let policy = Policy {
         rules,
         managers: vec![Box::new(Everything)],
@@ -350,4 +355,51 @@ fn an_ipv6_address_is_asked_for_again_without_source_only_if_another_way_was_fou
     assert_eq!(on_the_way(RouteAnswer { unicast: true, through: false }), [true, false]);
     assert_eq!(on_the_way(RouteAnswer { unicast: false, through: false }), [true]);
     assert_eq!(on_the_way(RouteAnswer { unicast: true, through: true }), [true, true], "both halves");
+}
+
+/// The policy of the bench with rules of the user's.
+fn with_rules(own: Vec<Rule>) -> Policy {
+    let rules = Rules { notify: NotifyFlags(7), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::new(own) };
+    let (connections, paths) = (None, PathPolicy::default());
+    Policy { rules, managers: vec![Box::new(Everything)], connections, paths, debug: true }
+}
+
+fn rule_for(name: &str) -> Rule {
+    Rule { names: vec![Glob::new(name).unwrap()], ..Rule::default() }
+}
+
+#[test]
+fn other_rules_and_other_names_count_at_once() {
+    let mut bench = Bench::started(7, &["10.0.0.1"]);
+    let excluded = Rule { usage: Some(Use::No), ..rule_for("eth*") };
+    bench.engine.handle(Input::Configure(with_rules(vec![excluded])), bench.now);
+    let (ticket, request) = bench.advance()[0];
+    assert_eq!(request, Request::Pm(PmCommand::RemoveEndpoint(AddressId(1))));
+    bench.end(ticket, Ok(()));
+    assert_eq!(bench.commands(), []);
+    let renamed = |name| NetworkEvent::Link(Link { name: Some(name), ..Link::new(IfIndex(2), LinkFlags(0x1_0041)) });
+    bench.network(renamed(b"lan0"), None);
+    let (ticket, request) = bench.advance()[0];
+    assert_eq!(request, Request::Pm(PmCommand::AddEndpoint(endpoint(1, "10.0.0.1"))));
+    bench.end(ticket, Ok(()));
+    bench.network(renamed(b"docker0"), None);
+    assert_eq!(bench.commands(), [PmCommand::RemoveEndpoint(AddressId(1))]);
+    let last = bench.logged.iter().rev().find_map(|note| match note {
+        Note::Address { verdict, .. } => Some(*verdict),
+        _ => None,
+    });
+    assert_eq!(last, Some(Err(Unusable::BuiltIn)));
+}
+
+#[test]
+fn what_a_rule_says_reaches_the_path_manager() {
+    let mut bench = Bench::started(7, &["10.0.0.1"]);
+    let rule =
+        Rule { backup: Some(true), announce: Some(false), order: Some(-3), max_subflows: Some(2), ..rule_for("eth0") };
+    bench.engine.handle(Input::Configure(with_rules(vec![rule])), bench.now);
+    let flags = EndpointFlags::SUBFLOW.union(EndpointFlags::BACKUP);
+    assert_eq!(bench.commands(), [PmCommand::SetFlags(Endpoint { flags, ..endpoint(1, "10.0.0.1") })]);
+    let view = view_of(&bench.engine.network, &bench.engine.policy.rules);
+    let said = view.iter().map(|local| (local.flags, local.backup, local.announce, local.order, local.max_subflows));
+    assert_eq!(said.collect::<Vec<_>>(), [(flags, true, false, -3, Some(2))]);
 }

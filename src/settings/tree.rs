@@ -3,6 +3,7 @@
 //! Asks nothing of the keys; writes values back as TOML on one line.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
@@ -115,6 +116,16 @@ impl Node {
         match self.value {
             Value::Boolean(value) => Ok(value),
             _ => Err(self.wrong_type(key, "expected true or false")),
+        }
+    }
+
+    /// An integer within a range that the type can hold.
+    pub(crate) fn integer<T: TryFrom<i64>>(&self, key: &str, range: RangeInclusive<i64>) -> Result<T, SettingsError> {
+        let expected = format!("expected an integer from {} to {}", range.start(), range.end());
+        let Value::Integer(value) = self.value else { return Err(self.wrong_type(key, &expected)) };
+        match T::try_from(value) {
+            Ok(fitting) if range.contains(&value) => Ok(fitting),
+            _ => Err(self.error(format!("{key}: {value} is out of range, {expected}"))),
         }
     }
 

@@ -7,7 +7,7 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 
 use super::{DecodeError, Encoder, Message, attributes, family, ne_u32};
 use crate::command::RouteQuestion;
-use crate::event::{Address, AddressFlags, Link, LinkFlags, NetworkEvent, RouteAnswer, RoutingChange, Scope};
+use crate::event::{Address, AddressFlags, Link, LinkFlags, Names, NetworkEvent, RouteAnswer, RoutingChange, Scope};
 use crate::types::IfIndex;
 
 /// `RTM_*`: types of messages.
@@ -29,7 +29,12 @@ mod rtm {
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
+const IFLA_WIRELESS: u16 = 11;
+const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
+const IFLA_INFO_KIND: u16 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -64,7 +69,7 @@ pub fn encode_dump_addresses(encoder: &mut Encoder, sequence: u32) {
     encoder.end();
 }
 
-/// Asks which route a packet would take: `struct rtmsg`, RTA_DST, RTA_SRC if given, RTA_OIF.
+/// Asks which route a packet would take: `struct rtmsg`, RTA_DST, RTA_SRC and RTA_OIF if given.
 ///
 /// With RTM_F_FIB_MATCH the answer is the matching entry of the routing table: for IPv4, a plain lookup
 /// that is bound to a device takes every destination to be on-link (net/ipv4/route.c). For IPv6 it is
@@ -81,7 +86,9 @@ pub fn encode_ask_route(encoder: &mut Encoder, sequence: u32, question: &RouteQu
     if let Some(source) = question.source {
         encoder.ip(RTA_SRC, RTA_SRC, source);
     }
-    encoder.attribute(RTA_OIF, &question.if_index.0.to_ne_bytes());
+    if question.if_index != IfIndex(0) {
+        encoder.attribute(RTA_OIF, &question.if_index.0.to_ne_bytes());
+    }
     encoder.end();
 }
 
@@ -107,17 +114,38 @@ fn decode_link(payload: &[u8]) -> Result<Option<Link<'_>>, DecodeError> {
     if header.first() != Some(&0) {
         return Ok(None);
     }
-    let mut link =
-        Link { index: IfIndex(ne_u32(header, 4)?), flags: LinkFlags(ne_u32(header, 8)?), name: None, master: None };
+    let mut link = Link::new(IfIndex(ne_u32(header, 4)?), LinkFlags(ne_u32(header, 8)?));
     for attribute in attributes(rest) {
         let attribute = attribute?;
         match attribute.kind {
             IFLA_IFNAME => link.name = Some(attribute.bytes()),
             IFLA_MASTER => link.master = Some(IfIndex(attribute.u32()?)),
+            IFLA_LINKINFO => link.kind = kind(attribute.value),
+            IFLA_PROP_LIST => link.alternative_names = Names::new(attribute.value, next_name),
+            // A message of the wireless extensions leaves out everything else, and whatever else changes
+            // has a message of its own (net/wireless/wext-core.c, `rtnetlink_fill_iwinfo`).
+            IFLA_WIRELESS => return Ok(None),
             _ => {}
         }
     }
     Ok(Some(link))
+}
+
+fn kind(link_info: &[u8]) -> Option<&[u8]> {
+    let mut known = attributes(link_info).map_while(Result::ok);
+    known.find(|attribute| attribute.kind == IFLA_INFO_KIND).map(|attribute| attribute.bytes())
+}
+
+/// Takes the first IFLA_ALT_IFNAME off attributes.
+fn next_name<'a>(properties: &mut &'a [u8]) -> Option<&'a [u8]> {
+    loop {
+        let property = attributes(properties).next()?.ok()?;
+        let taken = super::align(property.value.len()).saturating_add(netlink_packet_core::NLA_HEADER_SIZE);
+        *properties = properties.get(taken..).unwrap_or_default();
+        if property.kind == IFLA_ALT_IFNAME {
+            return Some(property.bytes());
+        }
+    }
 }
 
 /// `struct ifaddrmsg`: u8 family, u8 prefix length, u8 flags, u8 scope, u32 index.

@@ -1,7 +1,9 @@
 //! Many connections of which the test holds both ends.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -23,6 +25,12 @@ impl Crowd {
     pub(crate) fn new(net: &Net, to: SocketAddr) -> Self {
         let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let listener = net.server.enter(|| listen(SocketAddr::new(any, to.port()))).expect("an MPTCP listener");
+        Self { client: net.client.clone(), to, listener, pairs: Vec::new() }
+    }
+
+    /// The same where the server does not speak Multipath TCP.
+    pub(crate) fn of_plain_tcp(net: &Net, to: SocketAddr) -> Self {
+        let listener = net.server.enter(|| TcpListener::bind(to)).expect("a listener");
         Self { client: net.client.clone(), to, listener, pairs: Vec::new() }
     }
 
@@ -59,6 +67,12 @@ impl Crowd {
         for (near, far) in &mut self.pairs {
             exchange(near, far).expect("a connection that lives");
         }
+    }
+
+    /// Has the client's end of one of them send as much as it can.
+    pub(crate) fn flood(&mut self) -> Flood {
+        let (near, far) = self.pairs.pop().expect("a connection");
+        Flood::begin(near, far)
     }
 
     /// Has the two ends of one of them send messages of that size to and fro.
@@ -130,5 +144,41 @@ fn echo(mut stream: TcpStream, size: usize) -> io::Result<()> {
     loop {
         stream.read_exact(&mut message)?;
         stream.write_all(&message)?;
+    }
+}
+
+/// One end that sends as much as it can, and one that counts what arrives; it ends when it is dropped.
+pub(crate) struct Flood {
+    received: Arc<AtomicU64>,
+    near: TcpStream,
+}
+
+impl Flood {
+    fn begin(near: TcpStream, mut far: TcpStream) -> Self {
+        let received = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&received);
+        let mut sending = near.try_clone().expect("a descriptor");
+        thread::spawn(move || while sending.write_all(&[0; 65536]).is_ok() {});
+        thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 20];
+            while let Ok(length @ 1..) = far.read(&mut buffer) {
+                count.fetch_add(length as u64, Ordering::Relaxed);
+            }
+        });
+        Self { received, near }
+    }
+
+    /// Bytes per second that arrive, measured for so long.
+    pub(crate) fn rate(&self, time: Duration) -> u64 {
+        let (before, begun) = (self.received.load(Ordering::Relaxed), Instant::now());
+        thread::sleep(time);
+        let bytes = self.received.load(Ordering::Relaxed) - before;
+        bytes * 1000 / u64::try_from(begun.elapsed().as_millis()).expect("a short time")
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.near.shutdown(Shutdown::Both);
     }
 }

@@ -87,6 +87,14 @@ impl Namespace {
             .unwrap_or_else(|error| panic!("cannot write {value} to {path}: {error}"));
     }
 
+    /// Reads a sysctl of this namespace.
+    pub(crate) fn sysctl(&self, key: &str) -> String {
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        let text =
+            self.enter(|| fs::read_to_string(&path)).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
+        text.trim().to_owned()
+    }
+
     /// Reads the bytes that have left an interface, headers included.
     pub(crate) fn bytes_sent(&self, interface: &str) -> u64 {
         // Not /sys/class/net: what is mounted there may belong to another namespace.
@@ -243,16 +251,19 @@ impl Router {
             let near = server_v4(link);
             router.namespace.ip_batch(&format!("link set near{link} up\naddr add {near}/24 dev near{link}\n"));
         }
-        for link in first..first + far_links {
-            net.server.ip(&format!("link add s{link} type veth peer name far{link} netns router"));
-            net.server.ip_batch(&format!("link set s{link} up\naddr add 10.99.{link}.2/24 dev s{link}\n"));
-            router.namespace.ip_batch(&format!("link set far{link} up\naddr add 10.99.{link}.1/24 dev far{link}\n"));
-        }
+        (first..first + far_links).for_each(|link| router.add_far_link(net, link));
         for link in links {
             net.server.ip(&format!("route add 10.0.{link}.0/24 via 10.99.{first}.1"));
         }
         router.forward_through(first);
         router
+    }
+
+    /// Gives the server one more link to it.
+    pub(crate) fn add_far_link(&self, net: &Net, link: u8) {
+        net.server.ip(&format!("link add s{link} type veth peer name far{link} netns router"));
+        net.server.ip_batch(&format!("link set s{link} up\naddr add 10.99.{link}.2/24 dev s{link}\n"));
+        self.namespace.ip_batch(&format!("link set far{link} up\naddr add 10.99.{link}.1/24 dev far{link}\n"));
     }
 
     /// Passes on what is for the server, by its link of that number.

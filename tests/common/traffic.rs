@@ -74,7 +74,8 @@ fn mptcp_socket(address: SocketAddr) -> io::Result<rustix::fd::OwnedFd> {
     Ok(socket(family, SocketType::STREAM, Some(ipproto::MPTCP))?)
 }
 
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens for MPTCP in the namespace of the calling thread.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = mptcp_socket(address)?;
     set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &address)?;

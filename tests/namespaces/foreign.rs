@@ -1,5 +1,8 @@
 //! What others have put into the kernel's path manager: their endpoints and limits.
 
+use rustix::process::Signal;
+
+use super::common::daemon::Daemon;
 use super::common::net::{Limits, Net};
 use super::common::sandbox::sandboxed;
 use super::{address, installed, set, settle, wait_for_endpoints};
@@ -138,5 +141,33 @@ fn no_announcement_is_accepted_for_endpoints_without_the_flag_subflow() {
         settle(&mut daemon, &net.client, "c0");
         assert_eq!(net.client.limits().add_addr_accepted, before);
         assert_eq!(net.client.endpoint_of(address("10.0.0.1")).unwrap().flags, ["signal"]);
+    });
+}
+
+#[test]
+fn another_that_makes_endpoints_for_addresses_of_the_host_is_told_once() {
+    sandboxed(|| {
+        let net = Net::v4(3);
+        net.client.ip("mptcp endpoint add 10.0.2.1 id 78 subflow dev c2");
+        let mut daemon = installed(&net.client).start(&[]);
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1", "10.0.2.1"]);
+        let replace = |daemon: &mut Daemon, with: &str| {
+            let own = net.client.endpoint_of(address("10.0.1.1")).unwrap();
+            net.client.ip(&format!("mptcp endpoint delete id {}", own.id));
+            net.client.ip(&format!("mptcp endpoint add {with}"));
+            daemon.signal(Signal::CONT);
+        };
+        replace(&mut daemon, "10.77.0.1 id 77 signal");
+        wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1", "10.0.1.1", "10.0.2.1", "10.77.0.1"]);
+        let told =
+            |daemon: &mut Daemon| daemon.said().iter().filter(|line| line.contains("another manager makes")).count();
+        assert_eq!(told(&mut daemon), 0, "neither what was there before nor what is not of this host");
+        replace(&mut daemon, "10.0.1.1 id 79 signal dev c1");
+        let line = daemon.wait_line(0, &["another manager makes", "10.0.1.1 id 79"]);
+        assert!(line.contains("WARN") && line.contains("mptcp-flags"), "{line}");
+        replace(&mut daemon, "10.0.1.1 id 80 signal dev c1");
+        daemon.wait_line(0, &["endpoint of another manager", "id 80"]);
+        settle(&mut daemon, &net.client, "c0");
+        assert_eq!(told(&mut daemon), 1, "{:?}", daemon.said());
     });
 }

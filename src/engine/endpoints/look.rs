@@ -100,7 +100,10 @@ impl Endpoints {
         let changed = before.len() != self.held.len() || self.held.iter().any(|held| is_new(&held));
         before.iter().filter(is_lost).for_each(|held| outbox.debug(|| Note::Lost(held.endpoint)));
         let others = self.held.iter().filter(|held| !held.own && !held.is_implicit()).filter(is_new);
-        others.for_each(|held| outbox.debug(|| Note::Foreign(held.endpoint)));
+        for held in others {
+            outbox.debug(|| Note::Foreign(held.endpoint));
+            self.newcomers.extend(self.known.then_some(held.endpoint));
+        }
         if std::mem::take(&mut self.seems_full) {
             self.capacity = Some(found.len());
         }

@@ -165,7 +165,6 @@ impl Attempt {
     pub(super) fn succeeded(&mut self, now: Instant) {
         self.flying = self.flying.saturating_sub(1);
         self.state = State::Up(now);
-        self.again = false;
     }
 
     /// The kernel may have a route now.
@@ -189,6 +188,11 @@ impl Attempt {
         self.again = true;
     }
 
+    /// Whether the peer does not want it for now.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.state, State::Refused(_) | State::Full(_))
+    }
+
     /// The peer may take it now that another subflow is gone, once it knows of that.
     pub(super) fn room_was_made(&mut self, now: Instant) {
         if matches!(self.state, State::Full(_)) {
@@ -198,7 +202,7 @@ impl Attempt {
 
     /// It is up, and nothing is to be remembered of it.
     pub(super) fn is_settled(&self) -> bool {
-        self.is_up() && self.flying == 0 && self.failures == 0 && !self.was_lost
+        self.is_up() && self.flying == 0 && self.failures == 0 && !self.was_lost && !self.again
     }
 
     /// A join came to nothing. While another is on its way, that one decides.
@@ -232,12 +236,13 @@ impl Attempt {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        if matches!(loss, Loss::Refused | Loss::Full) {
+        if loss != Loss::Refused && std::mem::take(&mut self.again) {
+            // The word of a withdrawal may also reach the peer after the join that follows it.
+            self.state = State::Failed(now + SECOND_TRY);
+        } else if matches!(loss, Loss::Refused | Loss::Full) {
             let longest = policy.longest_retry;
             let time = self.backoff.after_failure(now, longest, longest, self.seed());
             self.state = if loss == Loss::Full { State::Full(time) } else { State::Refused(time) };
-        } else if std::mem::take(&mut self.again) {
-            self.state = State::Failed(now + SECOND_TRY);
         } else {
             self.state = State::Failed(self.backoff.after_failure(now, policy.first_retry, most, self.seed()));
         }
@@ -247,7 +252,7 @@ impl Attempt {
     pub(super) fn due(&self) -> Option<Instant> {
         match self.state {
             State::Wanted | State::NoRoute => None,
-            State::Up(since) => (self.failures > 0).then_some(since + LIVED),
+            State::Up(since) => (self.failures > 0 || self.again).then_some(since + LIVED),
             State::Pending(since) => Some(since + LONGEST_PENDING),
             State::Failed(time) | State::Refused(time) | State::Full(time) => Some(time),
         }
@@ -258,7 +263,8 @@ impl Attempt {
         match self.state {
             State::Wanted | State::NoRoute => true,
             // Several of a kind may be wanted: the next waits until the first has proved sound.
-            State::Up(_) | State::Pending(_) | State::Failed(_) | State::Refused(_) | State::Full(_) => {
+            State::Up(since) => self.failures == 0 || since + LIVED <= now,
+            State::Pending(_) | State::Failed(_) | State::Refused(_) | State::Full(_) => {
                 self.due().is_none_or(|due| due <= now)
             }
         }

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use super::attempts::{Attempt, State, TURNED_AWAY};
 use super::managed::{Asked, Managed};
 use super::{Host, Paths};
-use crate::command::{Advertisement, NewSubflow, PathCommand, Request, SubflowEnds};
+use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
 use crate::connections::{Connection, OwnAddress, Subflow};
 use crate::engine::Ticket;
 use crate::engine::ids::Ids;
+use crate::engine::listeners::Listeners;
 use crate::engine::outbox::Outbox;
 use crate::engine::ways::{Known, Pair, Ways};
 use crate::plugin::{self, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow};
@@ -32,11 +33,12 @@ pub(super) struct Work {
 }
 
 /// One connection and what is needed to bring it nearer to what is wanted.
-struct Task<'a, 'b> {
-    token: Token,
-    managed: &'a mut Managed,
-    host: &'a Host<'b>,
-    outbox: &'a mut Outbox,
+pub(super) struct Task<'a, 'b> {
+    pub(super) token: Token,
+    pub(super) managed: &'a mut Managed,
+    pub(super) host: &'a Host<'b>,
+    pub(super) listeners: &'a mut Listeners,
+    pub(super) outbox: &'a mut Outbox,
     asked: &'a mut VecDeque<(Ticket, Token, Asked)>,
     ways: &'a mut Ways,
     ids: &'a mut Ids,
@@ -52,10 +54,14 @@ struct Task<'a, 'b> {
 
 impl Paths {
     /// Sends what brings a connection nearer to what is wanted.
-    pub(super) fn converge(&mut self, token: Token, host: &Host<'_>, outbox: &mut Outbox) {
+    pub(super) fn converge(&mut self, token: Token, host: &Host<'_>, listeners: &mut Listeners, outbox: &mut Outbox) {
         let Some(managed) = self.live.get_mut(token) else { return };
         managed.dirty = false;
         if !managed.connection.established || managed.left_alone || !may_be_managed(&managed.connection, host.view) {
+            return;
+        }
+        // Whoever connects to a listener of the daemon's is turned away.
+        if listeners.is_own(managed.connection.local.plain()) {
             return;
         }
         let Self { asked, ways, ids, work, .. } = self;
@@ -63,6 +69,7 @@ impl Paths {
             token,
             managed,
             host,
+            listeners,
             outbox,
             asked,
             ways,
@@ -160,7 +167,7 @@ impl Managed {
 }
 
 impl Task<'_, '_> {
-    fn send(&mut self, command: PathCommand, asked: Asked) {
+    pub(super) fn send(&mut self, command: PathCommand, asked: Asked) {
         let ticket = self.outbox.send(Request::Path(command), self.host.now);
         self.asked.push_back((ticket, self.token, asked));
         self.sent = true;
@@ -170,9 +177,14 @@ impl Task<'_, '_> {
     /// trust it when the link is back: by then, its timers are far apart.
     fn notice_dead_links(&mut self) {
         let (server, view) = (self.managed.connection.server_side, self.host.view);
+        let mut died = false;
         for flow in &mut self.managed.connection.subflows {
             let dead = place_of(view, flow).is_none_or(|place| !place.alive);
+            died |= dead && !flow.suspect;
             flow.suspect = dead || (flow.suspect && !server);
+        }
+        if died {
+            self.managed.room_was_made(self.host.now);
         }
     }
 
@@ -354,7 +366,7 @@ impl Task<'_, '_> {
     }
 
     /// The id of an address in this connection, chosen now if it has none.
-    fn id_for(&mut self, address: IpAddr, port: u16) -> Option<AddressId> {
+    pub(super) fn id_for(&mut self, address: IpAddr, port: u16) -> Option<AddressId> {
         let connection = &mut self.managed.connection;
         if let Some(id) = connection.id_of(address, port) {
             return Some(id);
@@ -365,59 +377,6 @@ impl Task<'_, '_> {
         }
         connection.remember_id(OwnAddress { address, port, id, announced: false });
         Some(id)
-    }
-
-    /// Announces what is wanted and not announced, and withdraws what is not wanted any more.
-    fn announce(&mut self, wants: &[plugin::WantedAnnouncement]) {
-        let wanted = |own: &OwnAddress| {
-            wants.iter().any(|want| want.address == own.address && want.port.unwrap_or(0) == own.port)
-        };
-        let mut place = 0;
-        while let Some(own) = self.managed.connection.own.get(place).copied() {
-            if own.announced && !wanted(&own) {
-                self.withdraw_announcement(place, own.id);
-            }
-            place += 1;
-        }
-        if self.managed.announcing.again.is_some_and(|again| again > self.host.now) {
-            return;
-        }
-        for want in wants {
-            if !self.managed.connection.takes(want.address) {
-                continue;
-            }
-            let (address, port) = (want.address, want.port.unwrap_or(0));
-            // The initial address has no id that could be announced.
-            let Some(id) = self.id_for(address, port).filter(|id| *id != AddressId(0)) else { continue };
-            let own = self.managed.connection.own.iter_mut().find(|own| own.id == id && own.port == port);
-            if own.is_some_and(|own| !std::mem::replace(&mut own.announced, true)) {
-                let advertisement = Advertisement { token: self.token, id, address, port };
-                self.send(PathCommand::Announce(advertisement), Asked::Announce(address, id));
-            }
-        }
-    }
-
-    /// Withdraws an address. The peer closes the subflows to it, so that must wait while no other works.
-    fn withdraw_announcement(&mut self, place: usize, id: AddressId) {
-        let flows = &mut self.managed.connection.subflows;
-        let used = flows.iter().any(|flow| !flow.closing && flow.local_id == id);
-        if used && !flows.iter().any(|flow| flow.is_sound() && flow.local_id != id) {
-            return;
-        }
-        let leaving = flows.iter_mut().filter(|flow| !flow.closing && flow.local_id == id);
-        let leaving: Vec<Subflow> = leaving
-            .map(|flow| {
-                flow.closing = true;
-                *flow
-            })
-            .collect();
-        if let Some(own) = self.managed.connection.own.get_mut(place) {
-            own.announced = false;
-        }
-        if leaving.is_empty() {
-            self.send(PathCommand::Remove(self.token, id), Asked::Other);
-        }
-        self.close(&leaving);
     }
 
     /// Closes what is suspect or not wanted once another has proved sound, what is dead once there is
@@ -456,7 +415,7 @@ impl Task<'_, '_> {
 
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
     /// order, as closing makes the kernel forget the id.
-    fn close(&mut self, flows: &[Subflow]) {
+    pub(super) fn close(&mut self, flows: &[Subflow]) {
         let connection = &self.managed.connection;
         let mut gone: Vec<AddressId> = flows.iter().map(|flow| flow.local_id).collect();
         gone.sort_unstable();

@@ -34,6 +34,8 @@ pub(super) struct Managed {
     lists: u8,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
+    /// It needs a listener of the daemon's.
+    pub(super) listens: bool,
 }
 
 /// The peer closed what came beyond so many subflows, and is to be asked again at that time.
@@ -82,6 +84,7 @@ impl Managed {
             doubts_ids: false,
             lists: MOST_LISTS,
             left_alone,
+            listens: false,
         }
     }
 
@@ -115,7 +118,7 @@ impl Managed {
         let loss = Loss::of_subflow(told, &flow, now);
         let turned_away = matches!(loss, Loss::Refused | Loss::Full);
         if flow.closing || !turned_away {
-            self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
+            self.room_was_made(now);
         }
         if flow.closing || flow.origin == Origin::Peer {
             return;
@@ -127,7 +130,7 @@ impl Managed {
         }
         let Some(attempt) = self.attempt_for(told.token, &flow, now) else { return };
         attempt.lost(loss, since, policy, now);
-        if turned_away {
+        if turned_away && attempt.is_refused() {
             self.took = attempt.due().map(|until| Took { subflows: left, until });
         }
     }
@@ -224,6 +227,11 @@ impl Managed {
             let came_back = |attempt: &&mut Attempt| returned.contains(&attempt.local);
             self.attempts.iter_mut().filter(came_back).for_each(Attempt::forgive);
         }
+    }
+
+    /// A subflow is dead: another may take its place with the peer.
+    pub(super) fn room_was_made(&mut self, now: Instant) {
+        self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
     }
 
     /// There may be a route now for what had none; whether anything had none.

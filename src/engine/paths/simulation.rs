@@ -22,7 +22,7 @@ use crate::event::{
 };
 use crate::plugin::{self, PathManager};
 use crate::random::Random;
-use crate::rules::Rules;
+use crate::rules::{Interfaces, Rules};
 use crate::settings::Settings;
 use crate::state_file::SavedState;
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags, Token};
@@ -82,8 +82,14 @@ fn number(n: usize) -> u8 {
     u8::try_from(n).unwrap()
 }
 
-fn policy(rules: Rules, wanting: Wanting) -> Policy {
-    Policy { rules, managers: vec![wanting.build()], connections: Some(0), paths: PathPolicy::default(), debug: false }
+fn policy(rules: &Rules, wanting: Wanting) -> Policy {
+    Policy {
+        rules: rules.clone(),
+        managers: vec![wanting.build()],
+        connections: Some(0),
+        paths: PathPolicy::default(),
+        debug: false,
+    }
 }
 
 /// Which address of the peers has that number.
@@ -95,10 +101,10 @@ impl Host {
     fn new(seed: u64, trace: bool) -> Self {
         let mut random = Random::new(seed);
         let notify = NotifyFlags::EXISTING.union(NotifyFlags::SKIP_LINK_LOCAL).union(NotifyFlags::SKIP_LOOPBACK);
-        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW };
+        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
         let now = Instant::now();
         let wanting = Wanting::random(&mut random);
-        let engine = Engine::new(policy(rules, wanting), SavedState::default(), now);
+        let engine = Engine::new(policy(&rules, wanting), SavedState::default(), now);
         let mut host =
             Self { kernel: Kernel::new(now), engine, rules, wanting, random, now, closed: Vec::new(), trace };
         host.kernel.prefers_another = host.random.one_in(2);
@@ -150,8 +156,10 @@ impl Host {
         self.engine.advance(self.now, true);
         while let Some(output) = self.engine.next_output() {
             self.trace(|| format!("{output:?}"));
-            if let Output::Send(ticket, request) = output {
-                self.kernel.execute(ticket, &request, &mut self.random);
+            match output {
+                Output::Send(ticket, request) => self.kernel.execute(ticket, &request, &mut self.random),
+                Output::Listen(at) => self.kernel.answers.push_back(Told::Listening(at)),
+                Output::Unlisten(_) | Output::Log(_) | Output::Uplinks | Output::Ready | Output::Done => {}
             }
         }
         self.engine.take_saved_state(self.now);
@@ -163,7 +171,7 @@ impl Host {
         match told {
             Told::Link(index, flags, dump) => {
                 let name = format!("link{}", index.0);
-                let link = Link { index: *index, flags: *flags, name: Some(name.as_bytes()), master: None };
+                let link = Link { name: Some(name.as_bytes()), ..Link::new(*index, *flags) };
                 self.engine.handle(Input::Network { event: NetworkEvent::Link(link), dump: *dump }, now);
             }
             Told::LinkGone(index) => self.network(NetworkEvent::LinkGone(*index)),
@@ -186,6 +194,12 @@ impl Host {
             }
             Told::Listed(ticket, listed) => {
                 self.engine.handle(Input::Answer(*ticket, Answer::Endpoint(*listed)), now);
+            }
+            Told::Listener(ticket, socket) => {
+                self.engine.handle(Input::Answer(*ticket, Answer::Socket(*socket)), now);
+            }
+            Told::Listening(wanted) => {
+                self.engine.handle(Input::Listening { wanted: *wanted, result: Ok(*wanted) }, now);
             }
             Told::Mptcp(event) => {
                 match event {
@@ -466,7 +480,7 @@ impl Host {
             self.wanting = Wanting::random(&mut self.random);
         }
         self.trace(|| format!("now {:?} {}", self.wanting, self.rules.flags));
-        self.engine.handle(Input::Configure(policy(self.rules, self.wanting)), self.now);
+        self.engine.handle(Input::Configure(policy(&self.rules, self.wanting)), self.now);
     }
 
     fn lose_messages(&mut self) {

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::command::{Advertisement, NewSubflow, PathCommand, Request, RouteQuestion, SubflowEnds};
+use crate::command::{Advertisement, NewSubflow, PathCommand, Request, RouteQuestion, SocketRequest, SubflowEnds};
 use crate::connections::plain;
+use crate::diag::{self, Cookie, Role, SocketId, TcpState};
 use crate::engine::{Failure, Ticket};
 use crate::event::{self, Address, Endpoint, LinkFlags, MptcpEvent, Reset, RoutingChange};
 use crate::random::Random;
-use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, Token};
+use crate::types::{AddressId, EndpointFlags, Errno, Family, IfIndex, Token};
 use crate::wire::Refusal;
 
 pub(super) const UP: LinkFlags = LinkFlags(0x1_0041);
@@ -41,6 +42,8 @@ pub(super) enum Told {
     Route(Ticket, bool, bool),
     End(Ticket, Result<(), Option<Refused>>),
     Listed(Ticket, Endpoint),
+    Listener(Ticket, diag::Socket),
+    Listening(SocketAddr),
     Mptcp(MptcpEvent),
 }
 
@@ -94,8 +97,9 @@ pub(super) struct Entry {
 
 impl Entry {
     fn listed(&self) -> Endpoint {
-        let Self { address, port, id, .. } = *self;
-        Endpoint { id, address, port, flags: EndpointFlags::NONE, if_index: None }
+        let Self { address, port, id, announced } = *self;
+        let flags = if announced { EndpointFlags::SIGNAL } else { EndpointFlags::IMPLICIT };
+        Endpoint { id, address, port, flags, if_index: None }
     }
 }
 
@@ -244,6 +248,14 @@ impl Kernel {
                 let elsewhere = self.prefers_another && destination.is_ipv6() && source.is_some();
                 self.network.push_back(Told::Route(ticket, there, !elsewhere));
             }
+            Request::Sockets(SocketRequest::Listeners(family)) => {
+                // The servers' application, for both families.
+                if *family == Family::V6 {
+                    self.answers.push_back(Told::Listener(ticket, listener()));
+                }
+                self.answers.push_back(Told::End(ticket, Ok(())));
+            }
+            Request::Sockets(request) => panic!("not asked for yet: {request}"),
             Request::Pm(_) => self.answers.push_back(Told::End(ticket, Ok(()))),
             Request::Path(command) => {
                 self.commands += 1;
@@ -536,6 +548,12 @@ fn told(token: Token, flow: &Flow) -> event::Subflow {
         error: None,
         reset: None,
     }
+}
+
+fn listener() -> diag::Socket {
+    let any = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let id = SocketId { local: any(80), remote: any(0), if_index: None, cookie: Cookie(1) };
+    diag::Socket { id, state: TcpState::LISTEN, inode: 1, v6_only: false, role: Role::Other }
 }
 
 /// The IPv6 form of an IPv4 end.

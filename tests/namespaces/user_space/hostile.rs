@@ -1,41 +1,24 @@
 //! Networks and peers that do not want, break or forge paths: few attempts, little work, nothing in the
 //! log above debug, and healing once they let go.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::common::announcer::Announcer;
-use super::common::crowd::Crowd;
-use super::common::daemon::Daemon;
-use super::common::net::{Net, Router, SERVICE_V4, client_v4};
-use super::common::sandbox::{measured, sandboxed};
-use super::{service, start_managing, wait_for_paths};
-
-/// Two links with default routes, and a server that takes so many subflows besides the initial one.
-fn net(links: u8, taken: u8) -> Net {
-    let net = Net::v4(links);
-    (0..links).for_each(|link| net.default_route_v4(link));
-    net.server.ip(&format!("mptcp limits set subflows {taken} add_addr_accepted 4"));
-    net
-}
+use super::super::common::announcer::Announcer;
+use super::super::common::crowd::Crowd;
+use super::super::common::daemon::Daemon;
+use super::super::common::net::{Net, Router, SERVICE_V4, client_v4};
+use super::super::common::sandbox::{measured, sandboxed};
+use super::{joins, net_v4, service, start_managing, take, v4, wait_for_paths};
 
 /// Two links, the second of which leads through a router.
 fn net_with_router() -> (Net, Router) {
-    let net = net(1, 8);
+    let net = net_v4(1);
     let router = Router::add(&net, 1..2, 1);
     net.client.ip("addr add 10.0.1.1/24 dev c1");
     net.default_route_v4(1);
     (net, router)
-}
-
-fn both() -> [IpAddr; 2] {
-    [client_v4(0), client_v4(1)]
-}
-
-/// Subflows that were begun since the daemon had said that many lines.
-fn tries(daemon: &mut Daemon, from: usize) -> usize {
-    daemon.said().iter().skip(from).filter(|line| line.contains("create subflow")).count()
 }
 
 /// A path of ten connections is cut for so long in that way; the number of packets that were sent on it
@@ -48,13 +31,13 @@ fn cut_path(cut: fn(&Router), seconds: u64, packets: u64) {
     let before = router.packets_received();
     let mut crowd = Crowd::gather(&net, service(SERVICE_V4), CONNECTIONS);
     thread::sleep(Duration::from_secs(seconds));
-    wait_for_paths(&mut daemon, &net.client, CONNECTIONS, &both()[..1]);
+    wait_for_paths(&mut daemon, &net.client, CONNECTIONS, &v4(0..1));
     let sent = router.packets_received() - before;
     measured(&format!("{sent} packets in {seconds} s for {CONNECTIONS} connections on a path that was cut"));
     let (least, most) = (CONNECTIONS as u64, packets * CONNECTIONS as u64);
     assert!((least..=most).contains(&sent), "{sent} packets for {CONNECTIONS} connections");
     router.restore(1);
-    let healed = wait_for_paths(&mut daemon, &net.client, CONNECTIONS, &both());
+    let healed = wait_for_paths(&mut daemon, &net.client, CONNECTIONS, &v4(0..2));
     measured(&format!("healed after {healed:?}"));
     crowd.talk();
     assert_eq!(daemon.remarks(), [""; 0]);
@@ -85,12 +68,13 @@ fn a_path_that_answers_with_resets_for_long_is_tried_rarely_and_heals() {
 #[test]
 fn a_peer_that_takes_no_joins_is_asked_once_and_left_in_peace() {
     sandboxed(|| {
-        let net = net(4, 0);
+        let net = net_v4(4);
+        take(&net, 0);
         let mut daemon = start_managing(&net.client, "sspi");
         let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 5);
         thread::sleep(Duration::from_secs(3));
         wait_for_paths(&mut daemon, &net.client, 5, &[client_v4(0)]);
-        let tries = tries(&mut daemon, 0);
+        let tries = joins(&mut daemon, 0);
         assert!((5..=15).contains(&tries), "{tries} joins of 5 connections from 3 other interfaces");
         crowd.talk();
         assert_eq!(daemon.remarks(), [""; 0]);
@@ -100,15 +84,15 @@ fn a_peer_that_takes_no_joins_is_asked_once_and_left_in_peace() {
 #[test]
 fn a_peer_that_does_not_know_mptcp_any_more_is_asked_rarely() {
     sandboxed(|| {
-        let net = net(2, 8);
+        let net = net_v4(2);
         let mut daemon = start_managing(&net.client, "sspi");
         let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 5);
-        wait_for_paths(&mut daemon, &net.client, 5, &both());
+        wait_for_paths(&mut daemon, &net.client, 5, &v4(0..2));
         net.server.set_sysctl("net.mptcp.enabled", "0");
         let from = daemon.said().len();
         net.client.kill("src 10.0.1.1");
         thread::sleep(Duration::from_secs(5));
-        let tries = tries(&mut daemon, from);
+        let tries = joins(&mut daemon, from);
         assert!((5..=5 * 5).contains(&tries), "{tries} joins of 5 connections in 5 s");
         crowd.talk();
         assert_eq!(daemon.remarks(), [""; 0]);
@@ -118,7 +102,7 @@ fn a_peer_that_does_not_know_mptcp_any_more_is_asked_rarely() {
 #[test]
 fn a_peer_that_kills_every_join_is_asked_ever_more_rarely() {
     sandboxed(|| {
-        let net = net(2, 8);
+        let net = net_v4(2);
         let mut daemon = start_managing(&net.client, "sspi");
         let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 5);
         let end = Instant::now() + Duration::from_secs(5);
@@ -126,9 +110,9 @@ fn a_peer_that_kills_every_join_is_asked_ever_more_rarely() {
             net.server.kill("dst 10.0.1.1");
             thread::sleep(Duration::from_millis(20));
         }
-        let tries = tries(&mut daemon, 0);
+        let tries = joins(&mut daemon, 0);
         assert!((5..=5 * 5).contains(&tries), "{tries} joins of 5 connections in 5 s");
-        wait_for_paths(&mut daemon, &net.client, 5, &both());
+        wait_for_paths(&mut daemon, &net.client, 5, &v4(0..2));
         crowd.talk();
         assert_eq!(daemon.remarks(), [""; 0]);
     });
@@ -137,14 +121,14 @@ fn a_peer_that_kills_every_join_is_asked_ever_more_rarely() {
 #[test]
 fn of_many_announced_addresses_that_lead_nowhere_few_are_tried_at_a_time() {
     sandboxed(|| {
-        let net = net(2, 8);
+        let net = net_v4(2);
         (1..=8).for_each(|host| drop(net.server.ip(&format!("mptcp endpoint add 10.77.0.{host} signal"))));
         let mut daemon = start_managing(&net.client, "fullmesh");
         let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 5);
-        wait_for_paths(&mut daemon, &net.client, 5, &both());
+        wait_for_paths(&mut daemon, &net.client, 5, &v4(0..2));
         thread::sleep(Duration::from_secs(3));
         // With the initial one, eight of each connection.
-        assert!(tries(&mut daemon, 0) <= 5 * 7, "{} joins", tries(&mut daemon, 0));
+        assert!(joins(&mut daemon, 0) <= 5 * 7, "{} joins", joins(&mut daemon, 0));
         crowd.talk();
         assert_eq!(daemon.remarks(), [""; 0]);
     });
@@ -152,11 +136,11 @@ fn of_many_announced_addresses_that_lead_nowhere_few_are_tried_at_a_time() {
 
 /// A connection with two paths to a peer that announces what it likes.
 fn with_announcer(path_manager: &str, work: impl FnOnce(&mut Daemon, &Announcer, u32)) {
-    let net = net(2, 8);
+    let net = net_v4(2);
     net.server.choose_user_space_path_management();
     let mut daemon = start_managing(&net.client, path_manager);
     let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 1);
-    wait_for_paths(&mut daemon, &net.client, 1, &both());
+    wait_for_paths(&mut daemon, &net.client, 1, &v4(0..2));
     let token = *net.server.paths_of_each().keys().next().expect("a connection");
     let (memory, time, begun) = (daemon.private_memory(), daemon.processor_time(), Instant::now());
     work(&mut daemon, &Announcer::new(&net.server), token);
@@ -164,7 +148,7 @@ fn with_announcer(path_manager: &str, work: impl FnOnce(&mut Daemon, &Announcer,
     let from = daemon.said().len();
     net.client.kill("src 10.0.1.1");
     daemon.wait_line(from, &["subflow closed", "10.0.1.1"]);
-    wait_for_paths(&mut daemon, &net.client, 1, &both());
+    wait_for_paths(&mut daemon, &net.client, 1, &v4(0..2));
     crowd.talk();
     let (grown, took) = (daemon.private_memory().saturating_sub(memory), daemon.processor_time() - time);
     measured(&format!("{path_manager}: {took:?} of processor time in {:?}, {grown} KiB more", begun.elapsed()));
@@ -188,7 +172,7 @@ fn announce_many(daemon: &mut Daemon, announcer: &Announcer, token: u32) {
         announcer.announce(token, id, Ipv4Addr::new(10, 78, 0, id)).unwrap();
     }
     thread::sleep(Duration::from_secs(2));
-    assert!(tries(daemon, 0) <= 1 + 6, "{} joins", tries(daemon, 0));
+    assert!(joins(daemon, 0) <= 1 + 6, "{} joins", joins(daemon, 0));
 }
 
 #[test]
@@ -208,6 +192,6 @@ fn announce_and_withdraw(daemon: &mut Daemon, announcer: &Announcer, token: u32)
         thread::sleep(Duration::from_millis(1));
     }
     let heard = daemon.said().iter().filter(|line| line.contains("address announced")).count();
-    measured(&format!("{} joins for {heard} announcements heard in {rounds} rounds", tries(daemon, 0)));
-    assert!(tries(daemon, 0) <= 50, "{} joins", tries(daemon, 0));
+    measured(&format!("{} joins for {heard} announcements heard in {rounds} rounds", joins(daemon, 0)));
+    assert!(joins(daemon, 0) <= 50, "{} joins", joins(daemon, 0));
 }

@@ -1,35 +1,12 @@
 //! Which paths connections get from path managers in user space.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 
-use super::common::crowd::Crowd;
-use super::common::net::{Net, Router, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
-use super::common::sandbox::sandboxed;
-use super::{address, installed, service, start_managing, wait_for_paths};
-
-fn v4(links: Range<u8>) -> Vec<IpAddr> {
-    links.map(client_v4).collect()
-}
-
-fn v6(links: Range<u8>) -> Vec<IpAddr> {
-    links.map(client_v6).collect()
-}
-
-/// So many links with default routes, and a server that takes so many subflows besides the initial one.
-fn net_v4(links: u8, taken: u8) -> Net {
-    let net = Net::v4(links);
-    (0..links).for_each(|link| net.default_route_v4(link));
-    net.server.ip(&format!("mptcp limits set subflows {taken} add_addr_accepted 4"));
-    net
-}
-
-fn net_v6(links: u8) -> Net {
-    let net = Net::v6(links);
-    (0..links).for_each(|link| net.default_route_v6(link));
-    net.server.ip("mptcp limits set subflows 8 add_addr_accepted 4");
-    net
-}
+use super::super::common::crowd::Crowd;
+use super::super::common::net::{Net, Router, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use super::super::common::sandbox::sandboxed;
+use super::super::{address, installed};
+use super::{joins, net_v4, net_v6, service, start_managing, take, v4, v6, wait_for_paths};
 
 fn add_v4(net: &Net, link: u8) {
     net.add_link(link);
@@ -39,7 +16,7 @@ fn add_v4(net: &Net, link: u8) {
 
 /// With so many connections: links 0 to 2, then 3 comes, then 1 goes.
 fn follow_interfaces(connections: usize) {
-    let net = net_v4(3, 8);
+    let net = net_v4(3);
     let mut daemon = start_managing(&net.client, "sspi");
     let mut crowd = Crowd::gather(&net, service(SERVICE_V4), connections);
     wait_for_paths(&mut daemon, &net.client, connections, &v4(0..3));
@@ -82,7 +59,7 @@ fn an_ipv6_connection_has_one_subflow_per_interface() {
 #[test]
 fn a_connection_between_ipv4_mapped_sockets_has_one_subflow_per_interface() {
     sandboxed(|| {
-        let net = net_v4(3, 8);
+        let net = net_v4(3);
         let mut daemon = start_managing(&net.client, "sspi");
         let IpAddr::V4(there) = SERVICE_V4 else { unreachable!() };
         let mut crowd = Crowd::new(&net, service(there.to_ipv6_mapped().into()));
@@ -103,7 +80,7 @@ fn a_connection_between_ipv4_mapped_sockets_has_one_subflow_per_interface() {
 #[test]
 fn an_interface_has_no_second_subflow_for_a_second_address_or_family() {
     sandboxed(|| {
-        let net = net_v4(2, 8);
+        let net = net_v4(2);
         for link in 0..2 {
             net.client.ip(&format!("addr add 10.0.{link}.77/24 dev c{link}"));
             net.client.ip(&format!("addr add {}/64 dev c{link} nodad", client_v6(link)));
@@ -120,7 +97,8 @@ fn an_interface_has_no_second_subflow_for_a_second_address_or_family() {
 #[test]
 fn of_more_interfaces_than_the_peer_takes_others_stand_in_for_one_that_goes() {
     sandboxed(|| {
-        let net = net_v4(3, 2);
+        let net = net_v4(3);
+        take(&net, 2);
         let mut daemon = start_managing(&net.client, "sspi");
         let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 3);
         wait_for_paths(&mut daemon, &net.client, 3, &v4(0..3));
@@ -183,7 +161,7 @@ fn full_mesh_joins_every_address_with_every_address_that_the_peer_announces() {
 #[test]
 fn ndiffports_makes_so_many_subflows_between_the_same_addresses_and_heals_them() {
     sandboxed(|| {
-        let net = net_v4(2, 8);
+        let net = net_v4(2);
         net.client.choose_user_space_path_management();
         let here = installed(&net.client);
         here.configure("[pm.ndiffports]\nsubflows = 4\n");
@@ -200,7 +178,7 @@ fn ndiffports_makes_so_many_subflows_between_the_same_addresses_and_heals_them()
 #[test]
 fn connections_that_the_kernels_path_manager_has_are_left_alone() {
     sandboxed(|| {
-        let net = net_v4(2, 8);
+        let net = net_v4(2);
         let _before = Crowd::gather(&net, service(SERVICE_V4), 3);
         let mut daemon = start_managing(&net.client, "sspi");
         let mut between = Crowd::gather(&net, SocketAddr::new(SERVICE_V4, 5001), 1);
@@ -210,6 +188,8 @@ fn connections_that_the_kernels_path_manager_has_are_left_alone() {
         add_v4(&net, 2);
         wait_for_paths_to(&mut daemon, &net, 5001, &v4(0..3));
         assert_eq!(net.client.paths().len(), 3 + 3 + 3);
+        // One join of each that the kernel refused, and two that it did not.
+        assert!(joins(&mut daemon, 0) <= 6 + 2);
         between.talk();
     });
 }
@@ -226,7 +206,7 @@ fn wait_for_paths_to(daemon: &mut super::Daemon, net: &Net, port: u16, from: &[I
 #[test]
 fn connections_that_stay_on_this_host_are_left_alone() {
     sandboxed(|| {
-        let net = net_v4(2, 8);
+        let net = net_v4(2);
         let mut daemon = start_managing(&net.client, "fullmesh");
         let inside = Net { client: net.client.clone(), server: net.client.clone() };
         let own = [("127.0.0.1", 5001), ("10.0.0.1", 5002), ("::1", 5003)];
@@ -242,7 +222,7 @@ fn connections_that_stay_on_this_host_are_left_alone() {
 #[test]
 fn a_peer_that_forbids_joins_to_its_first_address_gets_none() {
     sandboxed(|| {
-        let net = net_v4(2, 8);
+        let net = net_v4(2);
         net.server.set_sysctl("net.mptcp.allow_join_initial_addr_port", "0");
         let mut daemon = start_managing(&net.client, "sspi");
         let _denies = Crowd::gather(&net, service(SERVICE_V4), 2);
