@@ -176,12 +176,13 @@ impl Task<'_, '_> {
     /// A subflow whose link or address is gone carries nothing. The side that can join again does not
     /// trust it when the link is back: by then, its timers are far apart.
     fn notice_dead_links(&mut self) {
-        let (server, view) = (self.managed.connection.server_side, self.host.view);
+        let view = self.host.view;
+        let trusts = std::mem::take(&mut self.managed.trusts) || self.managed.connection.server_side;
         let mut died = false;
         for flow in &mut self.managed.connection.subflows {
             let dead = place_of(view, flow).is_none_or(|place| !place.alive);
             died |= dead && !flow.suspect;
-            flow.suspect = dead || (flow.suspect && !server);
+            flow.suspect = dead || (flow.suspect && !trusts);
         }
         if died {
             self.managed.room_was_made(self.host.now);

@@ -28,6 +28,8 @@ pub(super) struct Managed {
     pub(super) crowded: bool,
     /// It waits to be looked at because the host's network changed.
     pub(super) swept: bool,
+    /// The peer takes nothing else: what was dead for a while must do.
+    pub(super) trusts: bool,
     /// The kernel is to be asked for the ids of this host's addresses,
     pub(super) doubts_ids: bool,
     /// but only so often.
@@ -81,6 +83,7 @@ impl Managed {
             dirty: false,
             crowded: false,
             swept: false,
+            trusts: false,
             doubts_ids: false,
             lists: MOST_LISTS,
             left_alone,
@@ -124,10 +127,7 @@ impl Managed {
             return;
         }
         let (since, left) = (self.connection.since, self.connection.subflows.len());
-        if turned_away {
-            // Then what there is must do.
-            self.connection.subflows.iter_mut().for_each(|flow| flow.suspect = false);
-        }
+        self.trusts |= turned_away;
         let Some(attempt) = self.attempt_for(told.token, &flow, now) else { return };
         attempt.lost(loss, since, policy, now);
         if turned_away && attempt.is_refused() {
