@@ -436,8 +436,7 @@ impl Engine {
 
     /// Takes the end of a request for connections; whether it was one.
     fn end_of_paths(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) -> bool {
-        self.listeners.end(ticket, result, now)
-            || self.paths.end(ticket, result, &self.policy.paths, &mut self.outbox, now)
+        self.listeners.end(ticket, result, now) || self.paths.end(ticket, result, &self.policy.paths, now)
     }
 
     fn path_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {

@@ -112,7 +112,7 @@ impl Task<'_, '_> {
         let own = self.managed.connection.own.iter_mut().find(|own| own.id == id && own.port == port);
         if own.is_some_and(|own| !std::mem::replace(&mut own.announced, true)) {
             let advertisement = Advertisement { token: self.token, id, address, port };
-            self.send(PathCommand::Announce(advertisement), Asked::Announce(address, port));
+            self.send(PathCommand::Announce(advertisement), Asked::Announce(address, id));
         }
     }
 }
