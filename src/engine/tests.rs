@@ -345,7 +345,8 @@ fn an_ipv6_address_is_asked_for_again_without_source_only_if_another_way_was_fou
 
 /// The policy of the bench with rules of the user's.
 fn with_rules(own: Vec<Rule>) -> Policy {
-    let rules = Rules { notify: NotifyFlags(7), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::new(own) };
+    let interfaces = Interfaces::new(own.into_iter().map(Into::into).collect());
+    let rules = Rules { notify: NotifyFlags(7), flags: EndpointFlags::SUBFLOW, interfaces };
     Policy { rules, managers: vec![Box::new(Everything)], debug: true }
 }
 
