@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::PathPolicy;
 use super::attempts::{Attempt, Loss};
 use crate::connections::{Connection, Subflow, plain};
 use crate::engine::retry::{Backoff, Pace};
 use crate::event;
 use crate::plugin::{Memo, Origin};
+use crate::rules::PathPolicy;
 use crate::types::{AddressId, IfIndex, Token};
 
 /// A connection and what is done about it.
