@@ -85,8 +85,8 @@ pub(crate) fn load(options: &Options, plugins: &[&'static Plugin]) -> Result<Loa
 
 impl Config {
     /// The rules about interfaces, without their places.
-    pub(crate) fn rules(&self) -> Vec<Rule> {
-        self.interfaces.iter().map(|placed| placed.rule.clone()).collect()
+    pub(crate) fn rules(&self) -> Vec<Arc<Rule>> {
+        self.interfaces.iter().map(|placed| Arc::clone(&placed.rule)).collect()
     }
 
     /// Makes a path manager from its settings.

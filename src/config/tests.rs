@@ -204,7 +204,7 @@ fn every_key_of_the_file_is_taken_and_the_command_line_counts_more() {
         "[[interface]]\nuse = \"apart\"\n",
         "[[interface]]\n",
     ];
-    assert_eq!(config.rules().iter().map(interfaces::to_toml).collect::<Vec<_>>(), rules);
+    assert_eq!(config.rules().iter().map(|rule| interfaces::to_toml(rule)).collect::<Vec<_>>(), rules);
     assert_eq!(
         host.strip(&meaning(&Config { interfaces: Vec::new(), ..config })),
         "null true signal,backup existing,check_route \"@/plugins\" beta [\"beta\", \"alpha\"] remove check [\"alpha: [\\\"word = \\\\\\\"w\\\\\\\"\\\"]\"]"

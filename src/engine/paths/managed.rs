@@ -131,7 +131,8 @@ impl Managed {
         let Some(attempt) = self.attempt_for(told.token, &flow, now) else { return };
         attempt.lost(loss, since, policy, now);
         if turned_away && attempt.is_refused() {
-            self.took = attempt.due().map(|until| Took { subflows: left, until });
+            // Whatever it took before: without any subflow there is no connection to lose by trying.
+            self.took = attempt.due().map(|until| Took { subflows: left.max(1), until });
         }
     }
 
