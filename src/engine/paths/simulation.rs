@@ -637,7 +637,7 @@ impl Host {
 
     fn check_paths(&self, socket: &Socket) {
         let remotes = self.remotes(socket);
-        let joined = socket.flows.iter().filter(|flow| flow.opener != Opener::Initial).count();
+        let joined = socket.flows.iter().filter(|flow| flow.opener != Opener::Initial && !flow.doomed).count();
         let full = joined >= socket.limit || self.visible(socket).count() >= 8;
         match self.wanting {
             Wanting::OnePerInterface => self.check_interfaces(socket, &remotes, full),
@@ -728,7 +728,7 @@ impl Host {
 
     /// What is dead is closed where anything else works.
     fn check_dead(&self, socket: &Socket) {
-        let dead: Vec<_> = socket.flows.iter().filter(|flow| !self.kernel.is_visible(flow)).collect();
+        let dead: Vec<_> = socket.flows.iter().filter(|flow| !flow.doomed && !self.kernel.is_visible(flow)).collect();
         assert!(dead.is_empty() || self.trusted(socket).count() == 0, "dead: {dead:?} in {socket:#?}");
     }
 

@@ -85,6 +85,8 @@ pub(super) struct Flow {
     pub(super) backup: bool,
     /// When it was begun, in the order of commands.
     begun: u64,
+    /// The peer is about to close it, as it has enough.
+    pub(super) doomed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +130,7 @@ enum Later {
     /// The SYN is sent again, or for the first time; the number is that of the join.
     Join(Token, u64, u32),
     Removal(Token, AddressId, u64),
+    TurnAway(Token, u64),
 }
 
 /// What the kernel would be.
@@ -204,6 +207,7 @@ impl Kernel {
                 Later::Established(token) => self.establish(token),
                 Later::Join(token, number, tries) => self.join(token, number, tries, random),
                 Later::Removal(token, id, number) => self.peer_removes(token, id, number),
+                Later::TurnAway(token, number) => self.turn_away(token, number),
             }
         }
         self.now = now;
@@ -222,7 +226,7 @@ impl Kernel {
 
     /// Whether its address and link are there, as far as the engine can see.
     pub(super) fn is_visible(&self, flow: &Flow) -> bool {
-        self.link_of(plain(flow.local).ip(), flow.bound).is_some()
+        !flow.doomed && self.link_of(plain(flow.local).ip(), flow.bound).is_some()
     }
 
     pub(super) fn fate(&self, link: IfIndex, remote: IpAddr) -> Fate {
@@ -356,7 +360,7 @@ impl Kernel {
         let local = SocketAddr::new(wanted.local, port);
         let (id, bound, backup) = (wanted.local_id, wanted.if_index, wanted.backup);
         let opener = Opener::Daemon;
-        socket.joins.push(Flow { local, remote: wanted.remote, id, bound, opener, backup, begun });
+        socket.joins.push(Flow { local, remote: wanted.remote, id, bound, opener, backup, begun, doomed: false });
         socket.check_ids();
         self.in_a_while(1 + random.below(60), Later::Join(wanted.token, begun, 0));
         Ok(())
@@ -398,7 +402,7 @@ impl Kernel {
                 let reset = Reset { reason, transient: false };
                 self.end_join(token, place, Some(RESET), Some(reset), random);
             }
-            Fate::Taken => self.take_join(token, place),
+            Fate::Taken => self.take_join(token, place, random),
         }
     }
 
@@ -417,17 +421,23 @@ impl Kernel {
         self.tell_closed(token, &join, error, reset);
     }
 
-    fn take_join(&mut self, token: Token, place: usize) {
+    fn take_join(&mut self, token: Token, place: usize, random: &mut Random) {
         let socket = self.sockets.get_mut(&token).unwrap();
-        let join = socket.joins.remove(place);
-        let joined = socket.flows.iter().filter(|flow| flow.opener != Opener::Initial).count();
-        let taken = joined < socket.limit;
-        if taken {
-            socket.flows.push(join);
-        }
+        let mut join = socket.joins.remove(place);
+        let joined = socket.flows.iter().filter(|flow| flow.opener != Opener::Initial && !flow.doomed).count();
+        join.doomed = joined >= socket.limit;
+        socket.flows.push(join);
         self.tell(MptcpEvent::SubflowEstablished(told(token, &join)));
-        if !taken {
-            self.tell_closed(token, &join, None, None);
+        if join.doomed {
+            self.in_a_while(random.below(80), Later::TurnAway(token, join.begun));
+        }
+    }
+
+    fn turn_away(&mut self, token: Token, number: u64) {
+        let Some(socket) = self.sockets.get_mut(&token) else { return };
+        let place = socket.flows.iter().position(|flow| flow.begun == number && flow.doomed);
+        if let Some(flow) = place.map(|place| socket.flows.remove(place)) {
+            self.tell_closed(token, &flow, None, None);
         }
     }
 
@@ -462,7 +472,8 @@ impl Kernel {
         }
         let local = SocketAddr::new(address, socket.told.local.port());
         let id = socket.implicit_id(address);
-        let flow = Flow { local, remote, id, bound: None, opener: Opener::Peer, backup: false, begun: number };
+        let flow =
+            Flow { local, remote, id, bound: None, opener: Opener::Peer, backup: false, begun: number, doomed: false };
         socket.flows.push(flow);
         self.tell(MptcpEvent::SubflowEstablished(told(token, &flow)));
     }
@@ -472,7 +483,8 @@ impl Socket {
     pub(super) fn new(told: event::Connection, kernel_manages: bool, limit: usize) -> Self {
         let (local, remote) = (told.local, told.remote);
         let id = AddressId(0);
-        let initial = Flow { local, remote, id, bound: None, opener: Opener::Initial, backup: false, begun: 0 };
+        let initial =
+            Flow { local, remote, id, bound: None, opener: Opener::Initial, backup: false, begun: 0, doomed: false };
         Self {
             told,
             established: false,
