@@ -2,3 +2,11 @@
 
 #[cfg(feature = "pm-addr_adv")]
 mod addr_adv;
+#[cfg(feature = "pm-announce")]
+mod announce;
+#[cfg(feature = "pm-fullmesh")]
+mod fullmesh;
+#[cfg(feature = "pm-ndiffports")]
+mod ndiffports;
+#[cfg(feature = "pm-sspi")]
+mod sspi;

@@ -9,11 +9,11 @@ use slog::{Logger, crit, info};
 use crate::cli::{self, Action, Options};
 use crate::config::{self, Config, Loaded};
 use crate::daemon::{self, Setup, Sockets};
-use crate::engine::Policy;
+use crate::engine::{PathPolicy, Policy};
 use crate::exit::{Code, Fatal};
 use crate::listing;
 use crate::log;
-use crate::plugin::{self, Plugin};
+use crate::plugin::{self, Manages, Plugin};
 use crate::rules::{Interfaces, Rules};
 use crate::types::{LogDestination, OnStop};
 
@@ -145,13 +145,16 @@ fn end(destination: LogDestination, log: &Logger, fatal: &Fatal) -> ExitCode {
 fn set_up(loaded: Loaded) -> Result<Setup, config::ConfigError> {
     let Loaded { config, notices } = loaded;
     let managers = config.load_plugins.iter().map(|plugin| config.build(plugin)).collect::<Result<_, _>>()?;
+    let chosen = config.load_plugins.iter().position(|plugin| plugin.name == config.path_manager.name);
+    let connections = chosen.filter(|_| config.path_manager.manages == Manages::Connections);
     let log = log::logger(config.log, config.debug);
     for notice in notices {
         info!(log, "{}", notice);
     }
     let rules = rules(&config);
-    let Config { debug, on_stop, .. } = config;
-    Ok(Setup { policy: Policy { rules, managers, debug }, remove_on_stop: on_stop == OnStop::Remove, log })
+    let Config { debug, on_stop, sysctl, .. } = config;
+    let policy = Policy { rules, managers, connections, paths: PathPolicy::default(), debug };
+    Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, sysctl, log })
 }
 
 fn rules(config: &Config) -> Rules {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser};
 
 use crate::names;
-use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop};
+use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop, Sysctl};
 
 /// The second line after a usage error.
 pub(crate) const HINT: &str = "Try 'mptcpd --help' or 'mptcpd --usage' for more information.";
@@ -56,6 +56,8 @@ pub(crate) struct Options {
     pub(crate) config: Option<PathBuf>,
     /// What becomes of endpoints and limits at the end.
     pub(crate) on_stop: Option<OnStop>,
+    /// What is done about the sysctl that selects who manages new connections.
+    pub(crate) sysctl: Option<Sysctl>,
     /// Print what becomes of the interfaces that are there.
     pub(crate) list_interfaces: bool,
 }
@@ -94,6 +96,7 @@ enum Name {
     PathManager,
     LoadPlugins,
     OnStop,
+    Sysctl,
     CheckConfig,
     ListInterfaces,
     ListPlugins,
@@ -146,6 +149,12 @@ pub(crate) const OPTIONS: &[Entry] = &[
         None,
         ("on-stop", Some("CHOICE")),
         "At the end, keep endpoints and limits (the\ndefault, traffic goes on) or remove them",
+    ),
+    entry(
+        Name::Sysctl,
+        None,
+        ("sysctl", Some("CHOICE")),
+        "Set net.mptcp.path_manager if the path manager\nneeds it (the default), or only check it",
     ),
     entry(
         Name::CheckConfig,
@@ -266,6 +275,7 @@ impl Options {
             Name::PluginDir => self.plugin_dir = Some(PathBuf::from(not_empty(value)?)),
             Name::Log => self.log = Some(names::log_destination(text(not_empty(value)?)?)?),
             Name::OnStop => self.on_stop = Some(names::on_stop(text(not_empty(value)?)?)?),
+            Name::Sysctl => self.sysctl = Some(names::sysctl(text(not_empty(value)?)?)?),
             Name::PathManager => self.path_manager = Some(text(not_empty(value)?)?.to_owned()),
             Name::LoadPlugins => {
                 let names = names::items(text(not_empty(value)?)?)?;
@@ -386,6 +396,7 @@ mod tests {
             "--load-plugins",
             "x,y",
             "--on-stop=remove",
+            "--sysctl=check",
         ]);
         let wanted = Options {
             debug: true,
@@ -397,6 +408,7 @@ mod tests {
             load_plugins: Some(vec!["x".into(), "y".into()]),
             config: Some("/a".into()),
             on_stop: Some(OnStop::Remove),
+            sysctl: Some(Sysctl::Check),
             list_interfaces: false,
         };
         assert_eq!(given, wanted);
@@ -438,7 +450,8 @@ mod tests {
     fn an_empty_list_of_flags_means_none_and_any_other_empty_value_is_an_error() {
         let given = options(&["--addr-flags=", "--notify-flags", " "]);
         assert_eq!((given.addr_flags, given.notify_flags), (Some(EndpointFlags::NONE), Some(NotifyFlags::NONE)));
-        for option in ["--log", "--plugin-dir", "--path-manager", "--config", "--load-plugins", "--on-stop"] {
+        for option in ["--log", "--plugin-dir", "--path-manager", "--config", "--load-plugins", "--on-stop", "--sysctl"]
+        {
             assert_eq!(error(&[option, ""]), format!("{option}: the value is empty"));
         }
         assert_eq!(error(&["--load-plugins=,"]), "--load-plugins: empty item in the list \",\"");

@@ -4,8 +4,9 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::diag::SocketId;
 use crate::event::{Endpoint, Limits};
-use crate::types::{AddressId, IfIndex, Token};
+use crate::types::{AddressId, Family, IfIndex, Token};
 
 /// One request; its answers carry the ticket that it was sent with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum Request {
     Pm(PmCommand),
     /// Something for one connection.
     Path(PathCommand),
+    /// Something about sockets.
+    Sockets(SocketRequest),
 }
 
 /// Which route would a packet take?
@@ -67,6 +70,8 @@ pub enum PathCommand {
     DestroySubflow(SubflowEnds),
     /// Tells the peer whether the subflow is to carry data only when no other can (MP_PRIO).
     SetBackup(SubflowEnds, bool),
+    /// This host's addresses that have an id in the connection (Linux 6.9; before, the endpoints).
+    ListAddresses(Token),
 }
 
 /// An address to announce to the peer of a connection.
@@ -110,6 +115,63 @@ pub struct SubflowEnds {
     pub local: SocketAddr,
     /// The peer's end.
     pub remote: SocketAddr,
+}
+
+/// A question about sockets, or the end of one (`sock_diag`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketRequest {
+    /// Every Multipath TCP socket of that family that listens.
+    Listeners(Family),
+    /// Every Multipath TCP connection of that family, closed ones that linger among them.
+    Connections(Family),
+    /// Every TCP socket of that family that is connected, subflows and others.
+    Subflows(Family),
+    /// The connection with that token; refused with [`Errno::NOENT`](crate::types::Errno::NOENT) if there is
+    /// none (any more).
+    Connection(Token),
+    /// The TCP socket with these ends, bound to that interface if it is bound to one.
+    ///
+    /// Where there is none, the answer may be one that listens on the local end
+    /// (net/ipv4/inet_hashtables.c, `__inet_lookup`): look at its state.
+    Subflow(SocketId),
+    /// Closes that TCP socket at once, without another word to the peer than a reset.
+    ///
+    /// Its cookie has to be that of an answer: with [`Cookie::ANY`](crate::diag::Cookie::ANY) an application's
+    /// listener on the same port may be meant in place of a subflow that has gone.
+    Destroy(SocketId),
+}
+
+impl SocketRequest {
+    /// Whether the answers are about connections and listeners, rather than about TCP sockets.
+    #[must_use]
+    pub const fn is_about_mptcp(&self) -> bool {
+        match self {
+            Self::Listeners(_) | Self::Connections(_) | Self::Connection(_) => true,
+            Self::Subflows(_) | Self::Subflow(_) | Self::Destroy(_) => false,
+        }
+    }
+
+    /// Whether it is a question to which there is one answer at most.
+    #[must_use]
+    pub const fn is_about_one(&self) -> bool {
+        match self {
+            Self::Connection(_) | Self::Subflow(_) => true,
+            Self::Listeners(_) | Self::Connections(_) | Self::Subflows(_) | Self::Destroy(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for SocketRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listeners(family) => write!(f, "list {family} listeners"),
+            Self::Connections(family) => write!(f, "list {family} connections"),
+            Self::Subflows(family) => write!(f, "list {family} subflows"),
+            Self::Connection(token) => write!(f, "look for connection: token {token}"),
+            Self::Subflow(id) => write!(f, "look for subflow: {id}"),
+            Self::Destroy(id) => write!(f, "reset subflow: {id}"),
+        }
+    }
 }
 
 impl fmt::Display for Advertisement {
@@ -163,6 +225,7 @@ impl fmt::Display for PathCommand {
             Self::DestroySubflow(ends) => write!(f, "close subflow: {ends}"),
             Self::SetBackup(ends, true) => write!(f, "make subflow a backup: {ends}"),
             Self::SetBackup(ends, false) => write!(f, "make subflow no backup: {ends}"),
+            Self::ListAddresses(token) => write!(f, "list addresses: token {token}"),
         }
     }
 }
@@ -182,6 +245,7 @@ impl fmt::Display for Request {
             }
             Self::Pm(command) => command.fmt(f),
             Self::Path(command) => command.fmt(f),
+            Self::Sockets(request) => request.fmt(f),
         }
     }
 }

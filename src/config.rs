@@ -20,7 +20,7 @@ use crate::plugin::{PathManager, Plugin};
 use crate::rules::{MOST_RULES, Rule};
 use crate::settings::tree::{self, Node, Table, Value};
 use crate::settings::{Settings, SettingsError, Source};
-use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop};
+use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop, Sysctl};
 use file::{Directory, Missing};
 use interfaces::PlacedRule;
 use layer::{Layer, Origin};
@@ -53,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) load_plugins: Vec<&'static Plugin>,
     /// What becomes of endpoints and limits at the end.
     pub(crate) on_stop: OnStop,
+    /// What is done about the sysctl that selects who manages new connections.
+    pub(crate) sysctl: Sysctl,
     /// Rules about interfaces, in the order in which they are tried.
     pub(crate) interfaces: Vec<PlacedRule>,
     /// Settings of path managers by name, of those not loaded too; none if there are none.
@@ -317,6 +319,7 @@ impl Reading<'_> {
             path_manager,
             load_plugins,
             on_stop: self.core.on_stop.map_or(OnStop::Keep, |given| given.value),
+            sysctl: self.core.sysctl.map_or(Sysctl::Set, |given| given.value),
             interfaces: self.interfaces,
             settings: settings.collect(),
             sources: self.sources,

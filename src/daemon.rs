@@ -2,13 +2,18 @@
 //! the engine puts out is encoded and sent. The only module that sees both bytes and the engine.
 
 mod advice;
+mod ask;
 mod kernel;
+mod listeners;
 mod notify;
 mod replace;
+mod select;
+mod send;
 mod sockets;
 mod store;
 mod survey;
 mod take;
+mod watch;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd};
@@ -22,17 +27,23 @@ use signal_hook_mio::v1_0::Signals;
 use slog::{Drain, Logger, debug, error, info, warn};
 
 use self::advice::Advice;
+use self::ask::Asked;
+use self::listeners::Listeners;
 use self::notify::Notifier;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
 pub(crate) use self::survey::survey;
-use self::take::{Taken, Taker, note_malformed, tell_event};
+use self::take::{Taken, Taker, note_malformed};
+use self::watch::Watch;
 use crate::command::{PmCommand, Request};
-use crate::engine::{Engine, Failure, Input, Note, Output, Policy, Severity, Ticket};
+use crate::engine::{Engine, Input, Note, Output, Policy, Severity, Ticket};
 use crate::exit::Fatal;
+use crate::selection::Selection;
+use crate::state_file::SavedState;
 use crate::sys::{self, Received};
-use crate::wire::{Encoder, Messages, Refusal, mptcp, route};
+use crate::types::Sysctl;
+use crate::wire::{Encoder, Messages, route};
 
 /// Datagrams of one socket handled before the others get their turn.
 const BUDGET: u32 = 256;
@@ -55,6 +66,7 @@ pub(crate) struct Setup {
     pub(crate) policy: Policy,
     /// `on-stop = "remove"`.
     pub(crate) remove_on_stop: bool,
+    pub(crate) sysctl: Sysctl,
     pub(crate) log: Logger,
 }
 
@@ -78,11 +90,16 @@ struct Daemon {
     advice: Advice,
     log: Logger,
     remove_on_stop: bool,
+    sysctl: Sysctl,
+    selection: Selection,
     reload: Reload,
     /// Sockets that may have more to read.
     readable: Readable,
+    watch: Watch,
+    listeners: Listeners,
     /// Requests whose answer comes on that socket and has not ended yet.
     unanswered: u32,
+    asked: Asked,
     /// See [`Taker`].
     interrupted: Option<Ticket>,
     listens_to_routing: bool,
@@ -99,6 +116,7 @@ struct Readable {
     network: bool,
     events: bool,
     answers: bool,
+    questions: bool,
     signals: bool,
     instance: bool,
 }
@@ -115,18 +133,18 @@ enum Sent {
 
 impl Readable {
     fn any(self) -> bool {
-        self.network || self.events || self.answers || self.signals || self.instance
+        self.network || self.events || self.answers || self.questions || self.signals || self.instance
     }
 }
 
 impl Daemon {
     fn new(sockets: Sockets, setup: Setup, reload: Reload) -> Result<Self, Fatal> {
-        kernel::check_path_manager(&setup.log);
         let mut store = Store::find(&setup.log);
         let saved = store.load();
         let now = Instant::now();
         let mut daemon = Self {
             poll: Poll::new().map_err(failed("make an epoll instance"))?,
+            selection: Selection::new(saved.selected.clone()),
             clock: sys::ClockChange::new().map_err(failed("watch the clock"))?,
             signals: Signals::new([SIGHUP, SIGINT, SIGTERM, SIGCONT]).map_err(failed("catch signals"))?,
             engine: Engine::new(setup.policy, saved, now),
@@ -136,9 +154,13 @@ impl Daemon {
             advice: Advice::default(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
+            sysctl: setup.sysctl,
             reload,
             readable: Readable::default(),
+            watch: Watch::Off,
+            listeners: Listeners::default(),
             unanswered: 0,
+            asked: Asked::default(),
             interrupted: None,
             listens_to_routing: false,
             suspended: sys::suspended(),
@@ -149,7 +171,10 @@ impl Daemon {
             done: false,
         };
         daemon.register().map_err(failed("watch sockets"))?;
-        daemon.listen_to_routing()?;
+        daemon.listen_as_needed()?;
+        // Last, when nothing can fail any more, and after events were joined: without a subscriber the
+        // kernel refuses to new connections what user space is to manage.
+        daemon.select_path_manager();
         Ok(daemon)
     }
 
@@ -157,7 +182,6 @@ impl Daemon {
         let registry = self.poll.registry();
         let sockets = [
             (self.sockets.network.as_fd(), NETWORK),
-            (self.sockets.events.as_fd(), EVENTS),
             (self.sockets.answers.as_fd(), ANSWERS),
             (self.sockets.instance.as_fd(), INSTANCE),
             (self.clock.as_fd(), CLOCK),
@@ -166,6 +190,17 @@ impl Daemon {
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
         }
         registry.register(&mut self.signals, SIGNALS, Interest::READABLE)
+    }
+
+    /// Listens to what the configuration needs.
+    fn listen_as_needed(&mut self) -> Result<(), Fatal> {
+        let needed = self.engine.manages_connections() || self.log.is_debug_enabled();
+        let unread = self.watch.set(needed, &self.sockets.events, self.poll.registry());
+        self.readable.events |= unread.map_err(failed("watch mptcp_pm_events"))?;
+        if self.engine.manages_connections() {
+            self.tell_timestamps(Instant::now());
+        }
+        self.listen_to_routing()
     }
 
     /// Joins or leaves the groups that tell of routes, as the configuration needs them.
@@ -211,8 +246,7 @@ impl Daemon {
                     INSTANCE => self.readable.instance = true,
                     // The turn that follows asks whether the machine slept.
                     CLOCK => self.clock.wait_again(),
-                    // Nothing else is registered.
-                    Token(_) => {}
+                    listener => self.listeners.notice(listener, Instant::now()),
                 }
             }
         }
@@ -226,8 +260,10 @@ impl Daemon {
         }
         let due = self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let retry = self.notifier.is_waiting().then_some(notify::TRY_AGAIN);
+        let rest = self.watch.due().map(|time| time.saturating_duration_since(Instant::now()));
+        let connections = self.listeners.due().map(|time| time.saturating_duration_since(Instant::now()));
         let advice = self.advice.due().map(|due| due.saturating_duration_since(Instant::now()));
-        due.into_iter().chain(retry).chain(advice).min()
+        [due, retry, rest, connections, advice].into_iter().flatten().min()
     }
 
     /// Takes what there is to read, lets the engine decide, and sends what it decided.
@@ -239,16 +275,20 @@ impl Daemon {
         if self.readable.network {
             self.readable.network = self.take_network(now)?;
         }
-        if self.readable.events {
-            self.readable.events = self.take_events()?;
+        if self.readable.events || self.watch.due().is_some_and(|time| time <= now) {
+            self.readable.events = self.take_events(now)?;
         }
         if self.readable.instance {
             self.turn_away();
         }
+        self.listeners.turn_away(now);
         let mut removals = true;
         for _ in 0..ROUNDS {
             if self.readable.answers {
                 self.readable.answers = self.take_answers(now)?;
+            }
+            if self.readable.questions {
+                self.readable.questions = self.take_questions(now)?;
             }
             self.engine.advance(now, removals);
             // Before anything is asked that routes may change.
@@ -270,7 +310,8 @@ impl Daemon {
     fn save(&mut self) {
         self.turns_unsaved = 0;
         if let Some(state) = self.engine.take_saved_state(Instant::now()) {
-            self.store.save(&state);
+            let selected = self.selection.original().cloned();
+            self.store.save(&SavedState { selected, ..state });
         }
     }
 
@@ -284,6 +325,8 @@ impl Daemon {
                     let removal = matches!(request, Request::Pm(PmCommand::RemoveEndpoint(_)));
                     sent = if removal { Sent::Removal } else { Sent::Requests };
                 }
+                Output::Listen(wanted) => self.listen(wanted, now),
+                Output::Unlisten(wanted) => self.unlisten(wanted),
                 Output::Log(note) => self.tell(&note),
                 Output::Uplinks => self.advice.look_soon(now),
                 Output::Ready => {
@@ -294,46 +337,6 @@ impl Daemon {
             }
         }
         sent
-    }
-
-    fn send(&mut self, ticket: Ticket, request: &Request, now: Instant) {
-        debug!(self.log, "{}", request; "request" => ticket.0);
-        self.encoder.clear();
-        let (encoder, sequence) = (&mut self.encoder, ticket.0);
-        let socket = match request {
-            Request::DumpLinks => {
-                route::encode_dump_links(encoder, sequence);
-                &self.sockets.network
-            }
-            Request::DumpAddresses => {
-                route::encode_dump_addresses(encoder, sequence);
-                &self.sockets.network
-            }
-            Request::AskRoute(question) => {
-                route::encode_ask_route(encoder, sequence, question);
-                &self.sockets.network
-            }
-            Request::Pm(command) => {
-                mptcp::encode_command(encoder, self.sockets.family, sequence, command);
-                &self.sockets.answers
-            }
-            Request::Path(command) => {
-                mptcp::encode_path_command(encoder, self.sockets.family, sequence, command);
-                &self.sockets.answers
-            }
-        };
-        match socket.send(self.encoder.bytes()) {
-            // The kernel has answered while it was sent: there is something to read.
-            Ok(()) if matches!(request, Request::Pm(_) | Request::Path(_)) => {
-                self.readable.answers = true;
-                self.unanswered += 1;
-            }
-            Ok(()) => self.readable.network = true,
-            Err(errno) => {
-                let refusal = Refusal { errno, text: "", missing: None };
-                self.engine.handle(Input::End(ticket, Err(Failure::Refused(refusal))), now);
-            }
-        }
     }
 
     /// Says whether there is more to read.
@@ -386,19 +389,23 @@ impl Daemon {
         Ok(true)
     }
 
-    fn take_events(&mut self) -> Result<bool, Fatal> {
-        for _ in 0..BUDGET {
-            match self.sockets.events.receive(&mut self.buffer).map_err(failed("read mptcp_pm_events"))? {
-                Received::Nothing => return Ok(false),
-                // Nothing is kept of connections that the kernel manages: there is nothing to read again.
-                Received::Other | Received::Lost => {}
-                Received::Datagram if self.log.is_debug_enabled() => {
-                    for message in Messages::new(&self.buffer) {
-                        let taken = message.and_then(|message| tell_event(&self.log, &message));
-                        note_malformed(&self.log, "mptcp_pm event", taken);
+    fn take_events(&mut self, now: Instant) -> Result<bool, Fatal> {
+        let Self { sockets, buffer, engine, log, watch, poll, .. } = self;
+        for read in 0..BUDGET {
+            match sockets.events.receive(buffer).map_err(failed("read mptcp_pm_events"))? {
+                Received::Nothing => {
+                    let hurry = engine.hurries() || log.is_debug_enabled();
+                    let drained = watch.drained(read > 0, hurry, &sockets.events, poll.registry());
+                    return drained.map(|()| false).map_err(failed("watch mptcp_pm_events"));
+                }
+                Received::Other => {}
+                Received::Lost => engine.handle(Input::EventsLost, now),
+                Received::Datagram => {
+                    for message in Messages::new(buffer) {
+                        let taken = message.and_then(|message| take::event(engine, log, &message, now));
+                        note_malformed(log, "mptcp_pm event", taken);
                     }
                 }
-                Received::Datagram => {}
             }
         }
         Ok(true)
@@ -425,6 +432,9 @@ impl Daemon {
         self.notifier.tell(&[NotifyState::Stopping]);
         let remove = self.remove_on_stop;
         info!(self.log, "stopping"; "endpoints" => if remove { "removed" } else { "kept" });
+        if remove {
+            self.put_path_manager_back();
+        }
         self.engine.handle(Input::Stop { remove }, now);
     }
 
@@ -440,9 +450,11 @@ impl Daemon {
                 self.log = setup.log;
                 self.store.log_to(&self.log);
                 self.remove_on_stop = setup.remove_on_stop;
+                self.sysctl = setup.sysctl;
                 self.engine.handle(Input::Configure(setup.policy), now);
+                self.select_path_manager();
                 self.advice.begin_again(now);
-                match self.listen_to_routing() {
+                match self.listen_as_needed() {
                     Ok(()) => info!(self.log, "configuration read again"),
                     Err(fatal) => error!(self.log, "{}", fatal),
                 }

@@ -6,8 +6,10 @@
 
 mod endpoints;
 mod ids;
+mod listeners;
 mod note;
 mod outbox;
+mod paths;
 mod retry;
 mod routes;
 #[cfg(test)]
@@ -15,22 +17,28 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 mod uplinks;
+mod ways;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::endpoints::{Endpoints, Progress};
+use self::listeners::Listeners;
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
+pub(crate) use self::paths::PathPolicy;
+use self::paths::{Host, Paths};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
 use self::uplinks::Uplinks;
 use crate::command::{PmCommand, Request, RouteQuestion};
-use crate::event::{Endpoint, Limits, NetworkEvent, RouteAnswer};
+use crate::diag::Socket;
+use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
 use crate::rules::Rules;
 use crate::state_file::SavedState;
-use crate::types::IfIndex;
+use crate::types::{Errno, IfIndex};
 use crate::wire::Refusal;
 
 /// Names a request; its answers carry the same.
@@ -42,6 +50,8 @@ pub(crate) struct Ticket(pub(crate) u32);
 pub(crate) enum Input<'a> {
     /// The host's network changed, or this is how it is, as an answer to that request.
     Network { event: NetworkEvent<'a>, dump: Option<Ticket> },
+    /// Something happened to a connection.
+    Mptcp(MptcpEvent),
     /// Part of an answer.
     Answer(Ticket, Answer),
     /// A request is done; no more answers follow.
@@ -50,8 +60,14 @@ pub(crate) enum Input<'a> {
     NetworkLost,
     /// There are no more messages about the network for now.
     NetworkDrained,
+    /// What became of a wish to [listen](Output::Listen): where, or why not.
+    Listening { wanted: SocketAddr, result: Result<SocketAddr, Errno> },
+    /// Whether new connections use TCP timestamps.
+    Timestamps(bool),
     /// Answers of the kernel's path manager were lost.
     AnswersLost,
+    /// Events of connections were lost.
+    EventsLost,
     /// The process or the machine slept, for all one knows.
     Resumed,
     /// The configuration is another now.
@@ -66,6 +82,7 @@ pub(crate) enum Answer {
     Endpoint(Endpoint),
     Limits(Limits),
     Route(RouteAnswer),
+    Socket(Socket),
 }
 
 /// Why a request failed.
@@ -82,6 +99,10 @@ pub(crate) enum Failure<'a> {
 pub(crate) enum Output {
     /// Send a request.
     Send(Ticket, Request),
+    /// Listen there for Multipath TCP, on any port if it is 0.
+    Listen(SocketAddr),
+    /// Listen there no more; subflows that were joined stay.
+    Unlisten(SocketAddr),
     /// Tell the log.
     Log(Note),
     /// Other interfaces than before have usable addresses.
@@ -97,6 +118,9 @@ pub(crate) struct Policy {
     pub(crate) rules: Rules,
     /// The path managers loaded, by priority.
     pub(crate) managers: Vec<Box<dyn PathManager>>,
+    /// Which of them manages connections, if the one that was chosen does.
+    pub(crate) connections: Option<usize>,
+    pub(crate) paths: PathPolicy,
     /// Whether anybody reads notes of severity debug.
     pub(crate) debug: bool,
 }
@@ -140,6 +164,8 @@ pub(crate) struct Engine {
     first_reading: bool,
     routes: Routes,
     endpoints: Endpoints,
+    listeners: Listeners,
+    paths: Paths,
     outbox: Outbox,
     uplinks: Uplinks,
     dirty: bool,
@@ -173,6 +199,8 @@ impl Engine {
             first_reading: true,
             routes: Routes::default(),
             endpoints: Endpoints::new(saved, now),
+            listeners: Listeners::new(now),
+            paths: Paths::new(),
             outbox,
             uplinks: Uplinks::default(),
             dirty: true,
@@ -186,13 +214,25 @@ impl Engine {
     pub(crate) fn handle(&mut self, input: Input<'_>, now: Instant) {
         match input {
             Input::Network { event, dump } => self.apply(&event, dump),
+            Input::Mptcp(event) => {
+                if self.manages_connections() {
+                    self.listeners.apply(&event);
+                    self.paths.apply(&event, &self.policy.paths, now);
+                }
+            }
             Input::Answer(ticket, answer) => self.answer(ticket, answer, now),
             Input::End(ticket, result) => self.end(ticket, result, now),
             Input::NetworkLost => self.network_lost(now),
             Input::NetworkDrained => self.drained = true,
+            Input::Listening { wanted, result } => self.listeners.listening(wanted, result, &mut self.outbox, now),
+            Input::Timestamps(used) => self.listeners.use_timestamps(used),
             Input::AnswersLost => {
                 self.overruns.unsaid += 1;
                 self.look_again(now);
+            }
+            Input::EventsLost => {
+                self.overruns.unsaid += u32::from(self.manages_connections());
+                self.listeners.look_again(now);
             }
             Input::Resumed => {
                 self.read_again(now);
@@ -238,6 +278,8 @@ impl Engine {
         if self.first_reading && self.routes.is_waiting() {
             return;
         }
+        self.know_listeners(now);
+        self.make_paths(now);
         if self.endpoints.is_settled() && (self.dirty || self.endpoints.is_due(now)) {
             self.reconcile(now, removals);
         }
@@ -245,7 +287,9 @@ impl Engine {
 
     /// Whether [`advance`](Self::advance) has more to do at once, without anything new to handle.
     pub(crate) fn has_work(&self) -> bool {
-        self.dirty && self.stop != Some(Stop::Done) && self.reading == Reading::Done && self.endpoints.is_settled()
+        let endpoints = self.dirty && self.stop != Some(Stop::Done) && self.endpoints.is_settled();
+        let changed = self.paths.has_work() || self.listeners.has_changed();
+        self.reading == Reading::Done && (endpoints || (self.may_make_paths() && changed))
     }
 
     /// The next output.
@@ -262,7 +306,9 @@ impl Engine {
             Reading::Links(_) | Reading::Addresses(_) | Reading::Done => None,
         };
         let endpoints = self.endpoints.deadline(self.reading == Reading::Done);
-        [answer, reading, endpoints].into_iter().flatten().min()
+        let paths = self.paths.deadline().filter(|_| self.may_make_paths());
+        let listeners = self.listeners.deadline().filter(|_| self.may_make_paths());
+        [answer, reading, endpoints, listeners, paths].into_iter().flatten().min()
     }
 
     /// What must outlive the process, if that has changed since the last call and is due.
@@ -272,12 +318,22 @@ impl Engine {
 
     /// Whether what a lookup of a route depends on must be listened to.
     pub(crate) fn needs_routing(&self) -> bool {
-        self.policy.rules.check_route() || self.uplinks.has_vpn()
+        self.policy.rules.check_route() || self.uplinks.has_vpn() || self.manages_connections()
+    }
+
+    /// Whether events of connections are of use.
+    pub(crate) fn manages_connections(&self) -> bool {
+        self.policy.connections.is_some()
+    }
+
+    /// Whether something may follow from the next event of a connection, so that it must not wait.
+    pub(crate) fn hurries(&self) -> bool {
+        self.paths.hurries()
     }
 
     /// The question that a ticket stands for, if it is one about a route.
     pub(crate) fn route_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
-        self.routes.question(ticket)
+        self.routes.question(ticket).or_else(|| self.paths.question(ticket))
     }
 
     /// The name of an interface, empty if it is not known.
@@ -307,6 +363,7 @@ impl Engine {
             }
             NetworkEvent::AddressGone(address) => self.network.remove_address(address),
             NetworkEvent::RoutingChanged(change) => {
+                self.paths.routing_changed(*change);
                 if routes::matters(*change) {
                     self.routes.changed();
                     self.dirty = true;
@@ -315,15 +372,26 @@ impl Engine {
             }
         };
         if change == Change::Something {
-            self.routes.changed();
-            self.dirty = true;
+            self.network_changed();
         }
+    }
+
+    fn network_changed(&mut self) {
+        self.routes.changed();
+        self.listeners.network_changed();
+        self.paths.network_changed();
+        self.dirty = true;
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
         match answer {
-            Answer::Endpoint(endpoint) => self.endpoints.collect(ticket, endpoint, now),
+            Answer::Endpoint(endpoint) => {
+                if !self.paths.collect(ticket, &endpoint) {
+                    self.endpoints.collect(ticket, endpoint, now);
+                }
+            }
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
+            Answer::Socket(socket) => self.listeners.collect(ticket, &socket),
             Answer::Route(route) => {
                 let way = match (route.unicast, route.through) {
                     (true, true) => Way::Through,
@@ -337,12 +405,15 @@ impl Engine {
 
     fn end(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
-        if self.routes.question(ticket).is_some() {
+        if self.routes.question(ticket).is_some() || self.paths.question(ticket).is_some() {
             // An answer that came before this was taken already: what ends here is a refusal.
             self.end_route(ticket, Way::Nowhere, now);
         } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
             self.end_reading(result.is_ok(), now);
-        } else if self.endpoints.end(ticket, result, &mut self.outbox, now) {
+        } else if !self.listeners.end(ticket, result, now)
+            && !self.paths.end(ticket, result, &self.policy.paths, &mut self.outbox, now)
+            && self.endpoints.end(ticket, result, &mut self.outbox, now)
+        {
             self.dirty = true;
         }
     }
@@ -350,6 +421,9 @@ impl Engine {
     fn end_route(&mut self, ticket: Ticket, way: Way, now: Instant) {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
         let outbox = &mut self.outbox;
+        if self.paths.question(ticket).is_some() {
+            return self.paths.end_way(ticket, way, outbox, now);
+        }
         let send = |question| outbox.send(Request::AskRoute(question), now);
         self.routes.answer(&mut self.network, ticket, way, send);
         // Even an unchanged answer is news: it may be the last that was waited for.
@@ -376,20 +450,24 @@ impl Engine {
         self.network.end_addresses();
         self.reading = Reading::Done;
         self.failed_readings.reset();
-        self.routes.changed();
-        self.dirty = true;
+        self.network_changed();
     }
 
     fn read_again(&mut self, now: Instant) {
-        self.routes.forget();
+        self.forget_routes();
         self.reading = Reading::Wanted(now);
     }
 
     /// Reads again after a pause that grows while it does not succeed.
     fn read_later(&mut self, now: Instant) {
-        self.routes.forget();
+        self.forget_routes();
         let time = self.failed_readings.after_failure(now, FIRST_PAUSE, LONGEST_PAUSE, 0);
         self.reading = Reading::Wanted(time);
+    }
+
+    fn forget_routes(&mut self) {
+        self.routes.forget();
+        self.paths.forget_ways();
     }
 
     fn network_lost(&mut self, now: Instant) {
@@ -411,6 +489,8 @@ impl Engine {
     }
 
     fn look_again(&mut self, now: Instant) {
+        self.listeners.look_again(now);
+        self.paths.forget_requests();
         self.endpoints.forget_requests();
         self.endpoints.look_soon(now);
     }
@@ -424,6 +504,13 @@ impl Engine {
         let addresses = self.network.links_mut().flat_map(|(_, link)| &mut link.addresses);
         addresses.for_each(|address| address.existing &= !endpoints.had(address.told.address));
         self.endpoints.forgive();
+        if self.manages_connections() {
+            self.paths.configured();
+        } else {
+            // Nobody tells of connections any more.
+            self.paths = Paths::new();
+            self.listeners.clear(&mut self.outbox);
+        }
         self.routes.changed();
         self.dirty = true;
     }
@@ -445,6 +532,38 @@ impl Engine {
             let send = |question| outbox.send(Request::AskRoute(question), now);
             self.routes.ask(&self.network, &self.policy.rules, send);
         }
+    }
+
+    /// Whether connections are looked at.
+    fn may_make_paths(&self) -> bool {
+        let known = self.reading == Reading::Done && !(self.first_reading && self.routes.is_waiting());
+        known && self.stop.is_none() && self.manages_connections()
+    }
+
+    /// Keeps in touch with who listens where, if connections are managed.
+    fn know_listeners(&mut self, now: Instant) {
+        if !self.manages_connections() {
+            return;
+        }
+        for token in self.paths.take_unannounced() {
+            self.listeners.keep(token, &[], &mut self.outbox);
+        }
+        self.listeners.advance(&mut self.outbox, now);
+        if self.listeners.take_changed() {
+            self.paths.listeners_changed();
+        }
+    }
+
+    fn make_paths(&mut self, now: Instant) {
+        let Self { policy, network, paths, listeners, outbox, .. } = self;
+        let manager = policy.connections.and_then(|index| policy.managers.get(index));
+        let Some(manager) = manager else { return };
+        if !paths.has_work() && paths.deadline().is_none_or(|time| time > now) {
+            return;
+        }
+        let addresses = view_of(network, &policy.rules);
+        let view = View::new(&addresses);
+        paths.advance(&Host { view: &view, manager: &**manager, policy: policy.paths, now }, listeners, outbox);
     }
 
     fn reconcile(&mut self, now: Instant, removals: bool) {

@@ -29,7 +29,7 @@ pub(crate) fn list(network: &Network, config: &Config, rules: &Rules) -> String 
 
 /// A rule may be for one family only: the first that is for either counts here.
 fn without_address(name: String, link: &Link, config: &Config, rules: &Rules) -> [String; 4] {
-    let families = [Family::Ipv4, Family::Ipv6].map(|family| rules.met(link, family));
+    let families = [Family::V4, Family::V6].map(|family| rules.met(link, family));
     let met = families.into_iter().find(|met| met.rule != 0).or(families.first().copied());
     let met = met.unwrap_or(Met { rule: 0, verdict: Ok(()) });
     let fate = match met.verdict {

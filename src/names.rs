@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::types::{EndpointFlags, Family, LogDestination, NotifyFlags, OnStop};
+use crate::types::{EndpointFlags, Family, LogDestination, NotifyFlags, OnStop, Sysctl};
 
 /// Characters of a user's text that a message repeats at most.
 const SHOWN: usize = 60;
@@ -104,6 +104,11 @@ pub(crate) fn log_destination(name: &str) -> Result<LogDestination, String> {
 /// What to do at the end of that name.
 pub(crate) fn on_stop(name: &str) -> Result<OnStop, String> {
     one_of("choice", name, OnStop::NAMES)
+}
+
+/// What to do about sysctls of that name.
+pub(crate) fn sysctl(name: &str) -> Result<Sysctl, String> {
+    one_of("choice", name, Sysctl::NAMES)
 }
 
 /// The family of addresses of that name.

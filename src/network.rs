@@ -185,8 +185,8 @@ impl Link {
     pub(crate) fn met(&self, family: Family, find: impl FnOnce() -> Met) -> Met {
         let [ipv4, ipv6] = &self.met;
         let known = match family {
-            Family::Ipv4 => ipv4,
-            Family::Ipv6 => ipv6,
+            Family::V4 => ipv4,
+            Family::V6 => ipv6,
         };
         *known.get_or_init(find)
     }

@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use crate::event::{Endpoint, Limits};
-use crate::types::{AddressId, EndpointFlags, IfIndex};
+use crate::types::{AddressId, EndpointFlags, IfIndex, Selector};
 
 /// First line of the file; a change of the format changes the number.
 const TITLE: &str = "mptcpd-state 1";
@@ -35,6 +35,16 @@ pub(crate) struct SavedState {
     pub(crate) ids: Vec<(IpAddr, AddressId)>,
     /// The limits that somebody else set, and those that the daemon set over them.
     pub(crate) limits: Option<ChangedLimits>,
+    /// Who managed new connections before the daemon let user space do so.
+    pub(crate) selected: Option<Selected>,
+}
+
+/// A value of the sysctl that selects who manages new connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selected {
+    pub(crate) selector: Selector,
+    /// One word.
+    pub(crate) value: String,
 }
 
 /// Limits before and after the daemon raised them.
@@ -84,6 +94,9 @@ pub(crate) fn encode(scope: &Scope, state: &SavedState) -> String {
         let (a, b) = (original.subflows, original.add_addr_accepted);
         let _ = writeln!(text, "limits {a} {b} {} {}", set.subflows, set.add_addr_accepted);
     }
+    if let Some(Selected { selector, value }) = &state.selected {
+        let _ = writeln!(text, "sysctl {selector} {value}");
+    }
     text.push_str(END);
     text.push('\n');
     text
@@ -114,7 +127,8 @@ impl SavedState {
             }
         }
         let ids_are_known = self.ids.ends_with(&next.ids) || next.ids.iter().all(|known| self.ids.contains(known));
-        self.own.len() == next.own.len() && self.limits == next.limits && ids_are_known
+        let same = self.limits == next.limits && self.selected == next.selected;
+        self.own.len() == next.own.len() && same && ids_are_known
     }
 
     /// The endpoint was added, or has other flags.
@@ -188,9 +202,17 @@ fn decode_line(line: &str, state: &mut SavedState) -> Option<()> {
             let mut limits = || Some(Limits { subflows: number(&mut words)?, add_addr_accepted: number(&mut words)? });
             state.limits = Some(ChangedLimits { original: limits()?, set: limits()? });
         }
+        "sysctl" => state.selected = Some(decode_selected(&mut words)?),
         _ => return None,
     }
     (words.next().is_none() && state.own.len() <= MOST && state.ids.len() <= MOST).then_some(())
+}
+
+fn decode_selected<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Selected> {
+    let name = words.next()?;
+    let (_, selector) = Selector::NAMES.iter().find(|(known, _)| *known == name)?;
+    let value = words.next().filter(|value| !value.is_empty())?;
+    Some(Selected { selector: *selector, value: value.to_owned() })
 }
 
 fn number<'a, T: std::str::FromStr>(words: &mut impl Iterator<Item = &'a str>) -> Option<T> {
@@ -220,6 +242,7 @@ mod tests {
                 original: Limits { subflows: 2, add_addr_accepted: 0 },
                 set: Limits { subflows: 4, add_addr_accepted: 2 },
             }),
+            selected: Some(Selected { selector: Selector::PathManager, value: "kernel".to_owned() }),
         }
     }
 
@@ -270,6 +293,7 @@ mod tests {
         let follows = |next: &SavedState| state().follow(next, &mut String::new());
         assert!(follows(&state()));
         assert!(!follows(&SavedState { limits: None, ..state() }));
+        assert!(!follows(&SavedState { selected: None, ..state() }));
         assert!(!follows(&SavedState { ids: vec![("10.0.0.9".parse().unwrap(), AddressId(9))], ..state() }));
     }
 
@@ -305,15 +329,23 @@ mod tests {
 
     #[test]
     fn a_damaged_line_is_named() {
-        for (from, to) in
-            [("own", "won"), ("10.0.0.1", "10.0.0"), (" 255 ", " 256 "), (" 4 2", " 4 2 1"), ("limits 2", "limits -2")]
-        {
+        for (from, to) in [
+            ("own", "won"),
+            ("10.0.0.1", "10.0.0"),
+            (" 255 ", " 256 "),
+            (" 4 2", " 4 2 1"),
+            ("limits 2", "limits -2"),
+            ("path_manager", "enabled"),
+            (" kernel", " kernel 1"),
+            (" kernel", " "),
+            (" kernel", ""),
+        ] {
             let text = encode(&scope(), &state()).replacen(from, to, 1);
-            assert!(matches!(decode(&scope(), &text), Err(StateError::Line(3..=8))), "{from} -> {to}");
+            assert!(matches!(decode(&scope(), &text), Err(StateError::Line(3..=9))), "{from} -> {to}");
         }
         for change in ["gone 256", "gone", "end", "", "own 10.0.0.1 1 2", "id 10.0.0.1 1"] {
             let text = encode(&scope(), &state()) + change + "\n";
-            assert_eq!(decode(&scope(), &text), Err(StateError::Line(9)), "{change}");
+            assert_eq!(decode(&scope(), &text), Err(StateError::Line(10)), "{change}");
         }
     }
 

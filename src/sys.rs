@@ -45,13 +45,20 @@ impl Netlink {
         // Connected to the kernel, it takes no messages of other processes (af_netlink.c).
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
-        if sockopt::set_socket_recv_buffer_size_force(&socket, queue).is_err() {
-            sockopt::set_socket_recv_buffer_size(&socket, queue)?;
-        }
         // Old kernels lack these; errors are then without text.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        Ok(Self { socket, port })
+        let netlink = Self { socket, port };
+        netlink.set_queue(queue)?;
+        Ok(netlink)
+    }
+
+    /// Makes room for so many bytes of messages that wait, or as much of it as is allowed.
+    pub(crate) fn set_queue(&self, bytes: usize) -> io::Result<()> {
+        if sockopt::set_socket_recv_buffer_size_force(&self.socket, bytes).is_err() {
+            sockopt::set_socket_recv_buffer_size(&self.socket, bytes)?;
+        }
+        Ok(())
     }
 
     /// The number that the kernel's answers to this socket carry.

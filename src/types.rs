@@ -15,6 +15,21 @@ pub struct AddressId(pub u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IfIndex(pub u32);
 
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6, with IPv4 in its mapped form.
+    V6,
+}
+
+impl Family {
+    pub(crate) const fn of(address: std::net::IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#010x}", self.0)
@@ -164,17 +179,22 @@ pub(crate) enum OnStop {
     Remove,
 }
 
-/// A family of addresses.
+/// What is done about the sysctl that selects who manages new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    Ipv4,
-    Ipv6,
+pub(crate) enum Sysctl {
+    /// It is set to what the path manager needs.
+    Set,
+    /// It stays as it is; what is wrong with it is said.
+    Check,
 }
 
-impl Family {
-    pub(crate) const fn of(address: std::net::IpAddr) -> Self {
-        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
-    }
+/// The sysctl in `net.mptcp` that selects who manages connections made from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selector {
+    /// By name, since Linux 6.15.
+    PathManager,
+    /// By number, since Linux 5.19.
+    PmType,
 }
 
 /// Whether interfaces are used.
@@ -205,8 +225,10 @@ macro_rules! named {
 }
 
 named!(LogDestination, Stderr => "stderr", Syslog => "syslog", Journal => "journal", Null => "null");
-named!(Family, Ipv4 => "ipv4", Ipv6 => "ipv6");
+named!(Family, V4 => "ipv4", V6 => "ipv6");
 named!(OnStop, Keep => "keep", Remove => "remove");
+named!(Sysctl, Set => "set", Check => "check");
+named!(Selector, PathManager => "path_manager", PmType => "pm_type");
 
 /// An error number of the kernel, positive; never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,6 +2,7 @@
 //! with their extended text. The families are in the modules below; no socket is touched here.
 
 pub mod ctrl;
+pub mod diag;
 pub mod mptcp;
 pub mod route;
 

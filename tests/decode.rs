@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use mptcpd::command::PmCommand;
+use mptcpd::command::{Advertisement, NewSubflow, PathCommand, PmCommand, SubflowEnds};
 use mptcpd::event::{Connection, Endpoint, Limits, MptcpEvent, Subflow};
-use mptcpd::types::{AddressId, EndpointFlags, Errno, IfIndex};
-use mptcpd::wire::{self, Encoder, Message, Messages, ctrl, mptcp};
+use mptcpd::types::{AddressId, EndpointFlags, Errno, IfIndex, Token};
+use mptcpd::wire::{self, Encoder, Message, Messages, attributes, ctrl, mptcp};
 
 const FAMILY: u16 = 28;
 
@@ -235,6 +235,176 @@ fn commands_are_encoded_as_they_were_sent() {
         let mut encoder = Encoder::default();
         mptcp::encode_command(&mut encoder, FAMILY, sent.sequence, &command);
         assert_eq!(encoder.bytes(), line.bytes, "{comment}");
+    }
+}
+
+/// A request of a capture: the file's number, side and comment.
+fn sent<'a>(lines: &'a [Line], file: &str, comment: &str) -> &'a [u8] {
+    let is_it = |line: &&Line| line.file.starts_with(file) && line.comment == comment;
+    &lines.iter().find(is_it).unwrap_or_else(|| panic!("no capture of {file} {comment}")).bytes
+}
+
+/// The attributes of a request by number, those in the nests ADDR and ADDR_REMOTE after them: what it
+/// says, in whichever order.
+fn said(request: &[u8]) -> Vec<(Vec<u16>, Vec<u8>)> {
+    let mut said = Vec::new();
+    for attribute in attributes(&request[20..]).map(|attribute| attribute.unwrap()) {
+        match attribute.kind {
+            kind @ (1 | 6) => said.extend(attributes(attribute.value).map(|attribute| {
+                let attribute = attribute.unwrap();
+                (vec![kind, attribute.kind], attribute.value.to_vec())
+            })),
+            kind => said.push((vec![kind], attribute.value.to_vec())),
+        }
+    }
+    said.sort();
+    said
+}
+
+fn encoded(command: &PathCommand, sequence: u32) -> Vec<u8> {
+    let mut encoder = Encoder::default();
+    // A byte that is left out shows.
+    encoder.put(&[0xa5; 512]);
+    encoder.clear();
+    mptcp::encode_path_command(&mut encoder, FAMILY, sequence, command);
+    encoder.bytes().to_vec()
+}
+
+fn advertisement(token: u32, address: &str, id: u8, port: u16) -> PathCommand {
+    let address = address.parse().unwrap();
+    PathCommand::Announce(Advertisement { token: Token(token), id: AddressId(id), address, port })
+}
+
+fn ends(token: u32, local: &str, remote: &str) -> SubflowEnds {
+    SubflowEnds { token: Token(token), local: local.parse().unwrap(), remote: remote.parse().unwrap() }
+}
+
+fn new_subflow(token: u32, (local, local_id): (&str, u8), (remote, remote_id): (&str, u8)) -> NewSubflow {
+    NewSubflow {
+        token: Token(token),
+        local: local.parse().unwrap(),
+        local_id: AddressId(local_id),
+        remote: remote.parse().unwrap(),
+        remote_id: AddressId(remote_id),
+        backup: false,
+        if_index: None,
+    }
+}
+
+/// File, comment, the command that says the same, and how it is shown.
+fn path_commands() -> Vec<(&'static str, &'static str, PathCommand, &'static str)> {
+    let on_c3 = |subflow: NewSubflow| NewSubflow { backup: true, if_index: Some(IfIndex(4)), ..subflow };
+    let v4 = on_c3(new_subflow(0xc7c4_4de6, ("10.0.3.2", 6), ("10.0.3.1:5010", 33)));
+    let v6 = on_c3(new_subflow(0x3dbe_57ec, ("dead:beef:3::2", 6), ("[dead:beef:3::1]:5010", 33)));
+    let of_v4 = ends(0xc7c4_4de6, "10.0.2.2:38223", "10.0.2.1:5010");
+    let of_v6 = ends(0x3dbe_57ec, "[dead:beef:2::2]:40483", "[dead:beef:2::1]:5010");
+    let of_mapped = ends(0x8d24_74f1, "[::ffff:10.0.2.1]:5211", "[::ffff:10.0.2.2]:38413");
+    vec![
+        (
+            "10_",
+            "client TX ANNOUNCE client announces 10.0.2.2 id 10, no port",
+            advertisement(0x9452_f8b6, "10.0.2.2", 10, 0),
+            "announce address: token 0x9452f8b6 10.0.2.2 id 10",
+        ),
+        (
+            "10_",
+            "client TX ANNOUNCE same addr, id 11, port 50003",
+            advertisement(0x9452_f8b6, "10.0.2.2", 11, 50003),
+            "announce address: token 0x9452f8b6 10.0.2.2 id 11 port 50003",
+        ),
+        (
+            "11_",
+            "server TX ANNOUNCE server announces dead:beef:3::1 id 21 port 5020",
+            advertisement(0x69c9_f439, "dead:beef:3::1", 21, 5020),
+            "announce address: token 0x69c9f439 dead:beef:3::1 id 21 port 5020",
+        ),
+        (
+            "10_",
+            "client TX REMOVE id 11",
+            PathCommand::Remove(Token(0x9452_f8b6), AddressId(11)),
+            "withdraw address: token 0x9452f8b6 id 11",
+        ),
+        (
+            "12_",
+            "client TX SUBFLOW_CREATE id6 backup ifidx c3, remote id 33",
+            PathCommand::CreateSubflow(v4),
+            "create subflow: token 0xc7c44de6 10.0.3.2 id 6 - 10.0.3.1:5010 id 33 backup interface 4",
+        ),
+        (
+            "13_",
+            "client TX SUBFLOW_CREATE id6 backup ifidx c3, remote id 33",
+            PathCommand::CreateSubflow(v6),
+            "create subflow: token 0x3dbe57ec dead:beef:3::2 id 6 - [dead:beef:3::1]:5010 id 33 backup interface 4",
+        ),
+        (
+            "12_",
+            "client TX SUBFLOW_DESTROY destroy lid5",
+            PathCommand::DestroySubflow(of_v4),
+            "close subflow: token 0xc7c44de6 10.0.2.2:38223 - 10.0.2.1:5010",
+        ),
+        (
+            "13_",
+            "client TX SUBFLOW_DESTROY destroy lid5",
+            PathCommand::DestroySubflow(of_v6),
+            "close subflow: token 0x3dbe57ec [dead:beef:2::2]:40483 - [dead:beef:2::1]:5010",
+        ),
+        (
+            "41_",
+            "server TX SUBFLOW_DESTROY server destroys giving ::ffff: form",
+            PathCommand::DestroySubflow(of_mapped),
+            "close subflow: token 0x8d2474f1 [::ffff:10.0.2.1]:5211 - [::ffff:10.0.2.2]:38413",
+        ),
+        (
+            "12_",
+            "client TX SET_FLAGS backup on subflow",
+            PathCommand::SetBackup(of_v4, true),
+            "make subflow a backup: token 0xc7c44de6 10.0.2.2:38223 - 10.0.2.1:5010",
+        ),
+        (
+            "13_",
+            "client TX SET_FLAGS clear backup",
+            PathCommand::SetBackup(of_v6, false),
+            "make subflow no backup: token 0x3dbe57ec [dead:beef:2::2]:40483 - [dead:beef:2::1]:5010",
+        ),
+    ]
+}
+
+#[test]
+fn commands_for_connections_say_what_was_sent_if_in_another_order() {
+    let lines = captures();
+    for (file, comment, command, _) in path_commands() {
+        let sent = sent(&lines, file, comment);
+        let encoded = encoded(&command, messages(sent)[0].sequence);
+        assert_eq!(encoded[..20], sent[..20], "headers of {file} {comment}");
+        assert_eq!(said(&encoded), said(sent), "{file} {comment}");
+    }
+}
+
+#[test]
+fn a_new_subflow_says_that_it_is_no_backup_and_which_id_the_peers_address_has() {
+    let lines = captures();
+    let mut wanted = said(sent(&lines, "12_", "client TX SUBFLOW_CREATE local 10.0.2.2 id5 -> 10.0.2.1:5010"));
+    wanted.extend([(vec![1, 6], vec![0; 4]), (vec![6, 2], vec![9])]);
+    wanted.sort();
+    let subflow = new_subflow(0xc7c4_4de6, ("10.0.2.2", 5), ("10.0.2.1:5010", 9));
+    assert_eq!(said(&encoded(&PathCommand::CreateSubflow(subflow), 1)), wanted);
+}
+
+#[test]
+fn a_command_for_a_connection_leaves_no_byte_of_before_and_pads_with_zeros() {
+    for (file, comment, command, _) in path_commands() {
+        let mut fresh = Encoder::default();
+        mptcp::encode_path_command(&mut fresh, FAMILY, 7, &command);
+        assert_eq!(fresh.bytes(), encoded(&command, 7), "{file} {comment}");
+        assert!(!fresh.bytes().contains(&0xa5), "{file} {comment}");
+    }
+}
+
+#[test]
+fn commands_for_connections_are_shown_with_all_that_they_ask_for() {
+    for (_, comment, command, shown) in path_commands() {
+        assert_eq!(command.to_string(), shown, "{comment}");
+        assert_eq!(mptcpd::command::Request::Path(command).to_string(), shown, "{comment}");
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn effective_toml(config: &Config) -> String {
     text
 }
 
-fn core(config: &Config) -> [(&'static str, String); 7] {
+fn core(config: &Config) -> [(&'static str, String); 8] {
     let flags = EndpointFlags::NAMES.iter().filter(|(_, flag)| config.addr_flags.contains(*flag));
     let notify = NotifyFlags::NAMES.iter().filter(|(_, flag)| config.notify_flags.contains(*flag));
     [
@@ -43,6 +43,7 @@ fn core(config: &Config) -> [(&'static str, String); 7] {
         ("path-manager", quoted(config.path_manager.name)),
         ("load-plugins", array(config.load_plugins.iter().map(|plugin| plugin.name))),
         ("on-stop", quoted(config.on_stop)),
+        ("sysctl", quoted(config.sysctl)),
     ]
 }
 

@@ -8,11 +8,11 @@ use crate::names;
 use crate::plugin::Plugin;
 use crate::settings::tree::{Entry, Node};
 use crate::settings::{Place, SettingsError, Text};
-use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop};
+use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop, Sysctl};
 
 /// Every key of `[core]`; each is a long option too.
 pub(super) const KEYS: &[&str] =
-    &["log", "debug", "addr-flags", "notify-flags", "plugin-dir", "path-manager", "load-plugins", "on-stop"];
+    &["log", "debug", "addr-flags", "notify-flags", "plugin-dir", "path-manager", "load-plugins", "on-stop", "sysctl"];
 
 /// One layer; `None` leaves it to the layer below.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,7 @@ pub(super) struct Layer {
     /// At least one.
     pub(super) load_plugins: Option<Given<Vec<&'static Plugin>>>,
     pub(super) on_stop: Option<Given<OnStop>>,
+    pub(super) sysctl: Option<Given<Sysctl>>,
 }
 
 /// A value and whoever gave it.
@@ -69,6 +70,7 @@ impl Layer {
             path_manager: given(path_manager),
             load_plugins: given(load),
             on_stop: given(options.on_stop),
+            sysctl: given(options.sysctl),
         })
     }
 
@@ -82,6 +84,7 @@ impl Layer {
         over(&mut self.path_manager, upper.path_manager);
         over(&mut self.load_plugins, upper.load_plugins);
         over(&mut self.on_stop, upper.on_stop);
+        over(&mut self.sysctl, upper.sysctl);
     }
 
     /// Sets what an entry of `[core]` says.
@@ -104,6 +107,7 @@ impl Layer {
             }
             "load-plugins" => self.load_plugins = Some(Given { value: load_plugins(key, node, plugins)?, origin }),
             "on-stop" => self.on_stop = Some(Given { value: named(key, node, names::on_stop)?, origin }),
+            "sysctl" => self.sysctl = Some(Given { value: named(key, node, names::sysctl)?, origin }),
             _ => return Err(entry.place.error(names::unknown("key of [core]", key, KEYS))),
         }
         Ok(())

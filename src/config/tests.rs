@@ -119,7 +119,7 @@ fn meaning(config: &Config) -> String {
         })
         .collect();
     format!(
-        "{} {} {} {} {:?} {} {names:?} {} {settings:?}{}",
+        "{} {} {} {} {:?} {} {names:?} {} {} {settings:?}{}",
         config.log,
         config.debug,
         config.addr_flags,
@@ -127,6 +127,7 @@ fn meaning(config: &Config) -> String {
         config.plugin_dir,
         config.path_manager.name,
         config.on_stop,
+        config.sysctl,
         config.rules().iter().map(|rule| format!(" {rule:?}")).collect::<String>()
     )
 }
@@ -137,7 +138,7 @@ fn without_any_file_the_built_in_defaults_hold() {
     let Loaded { config, notices } = host.loaded(&[]);
     assert_eq!(
         host.strip(&meaning(&config)),
-        "stderr false subflow existing,skip_link_local,skip_loopback \"@/plugins\" alpha [\"alpha\"] keep []"
+        "stderr false subflow existing,skip_link_local,skip_loopback \"@/plugins\" alpha [\"alpha\"] keep set []"
     );
     assert_eq!((config.sources, notices), (vec![], vec![]));
     let built_in = Defaults::built_in();
@@ -175,6 +176,7 @@ notify-flags = "check_route, existing"
 path-manager = "beta"
 load-plugins = ["alpha", "beta"]
 on-stop = "remove"
+sysctl = "check"
 [[interface]]
 match = "eth[0-9]*, wlan*"
 kind = "physical"
@@ -205,13 +207,13 @@ fn every_key_of_the_file_is_taken_and_the_command_line_counts_more() {
     assert_eq!(config.rules().iter().map(|rule| interfaces::to_toml(rule)).collect::<Vec<_>>(), rules);
     assert_eq!(
         host.strip(&meaning(&Config { interfaces: Vec::new(), ..config })),
-        "null true signal,backup existing,check_route \"@/plugins\" beta [\"beta\", \"alpha\"] remove [\"alpha: [\\\"word = \\\\\\\"w\\\\\\\"\\\"]\"]"
+        "null true signal,backup existing,check_route \"@/plugins\" beta [\"beta\", \"alpha\"] remove check [\"alpha: [\\\"word = \\\\\\\"w\\\\\\\"\\\"]\"]"
     );
     host.directory("other");
     let args = ["--log=syslog", "--addr-flags=", "--notify-flags=", "--plugin-dir=@/other", "--path-manager=alpha"];
-    let config = host.loaded(&[&args[..], &["--load-plugins=alpha", "--on-stop=keep"]].concat()).config;
+    let config = host.loaded(&[&args[..], &["--load-plugins=alpha", "--on-stop=keep", "--sysctl=set"]].concat()).config;
     assert!(
-        host.strip(&meaning(&config)).starts_with("syslog true none none \"@/other\" alpha [\"alpha\"] keep"),
+        host.strip(&meaning(&config)).starts_with("syslog true none none \"@/other\" alpha [\"alpha\"] keep set "),
         "{}",
         meaning(&config)
     );
@@ -299,7 +301,7 @@ fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest()
         (
             "[core]\nadr-flags = ''",
             "2:1: unknown key of [core] \"adr-flags\" (did you mean \"addr-flags\"?), valid: log, debug, addr-flags, \
-             notify-flags, plugin-dir, path-manager, load-plugins, on-stop",
+             notify-flags, plugin-dir, path-manager, load-plugins, on-stop, sysctl",
         ),
         ("interface = 1", "1:13: interface: 1 is an integer, expected an array of tables: [[interface]]"),
         (
@@ -560,17 +562,17 @@ fn a_key_file_may_name_plugins_that_are_not_here() {
 #[test]
 fn every_key_may_stand_in_a_key_file_and_bad_ones_are_named_with_their_place() {
     let host = Host::with(
-        "[core]\r\n  # c\r\n  log = syslog\r\naddr-flags=signal, backup,\nnotify-flags=\ndebug=true\non-stop=remove\nload-plugins=alpha,beta\nx-y=1\n",
+        "[core]\r\n  # c\r\n  log = syslog\r\naddr-flags=signal, backup,\nnotify-flags=\ndebug=true\non-stop=remove\nsysctl=check\nload-plugins=alpha,beta\nx-y=1\n",
     );
     let Loaded { config, notices } = host.loaded(&[]);
     assert!(
         host.strip(&meaning(&config))
-            .starts_with("syslog true signal,backup none \"@/plugins\" alpha [\"beta\", \"alpha\"] remove"),
+            .starts_with("syslog true signal,backup none \"@/plugins\" alpha [\"beta\", \"alpha\"] remove check "),
         "{}",
         meaning(&config)
     );
     assert_eq!(notices.len(), 2, "{notices:?}");
-    assert!(host.strip(&notices[1]).starts_with("@/mptcpd.conf:9:1: unknown key of [core] \"x-y\", valid: log,"));
+    assert!(host.strip(&notices[1]).starts_with("@/mptcpd.conf:10:1: unknown key of [core] \"x-y\", valid: log,"));
     for (text, error) in [
         ("# c\nlog=null\n[core]\n", "2:1: the key \"log\" stands before the line [core]"),
         ("log=null\n", "1:1: the key \"log\" stands before the line [core]"),

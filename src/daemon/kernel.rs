@@ -8,7 +8,6 @@ use std::{fs, io};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, ipproto, socket_with, sockopt};
-use slog::{Logger, warn};
 
 use crate::exit::{Code, Fatal};
 
@@ -43,28 +42,6 @@ fn switched_off() -> Fatal {
         Code::Unavailable,
         "multipath tcp is switched off in this network namespace: switch it on with `sysctl -w net.mptcp.enabled=1`",
     )
-}
-
-/// Says, once, when new connections are not under the kernel's own path manager.
-pub(super) fn check_path_manager(log: &Logger) {
-    let read = |name: &str| fs::read_to_string(format!("/proc/sys/net/mptcp/{name}")).ok();
-    let (sysctl, value, remedy) = match (read("path_manager"), read("pm_type")) {
-        (Some(value), _) => ("path_manager", value, "kernel"),
-        (None, Some(value)) => ("pm_type", value, "0"),
-        (None, None) => return,
-    };
-    let value = value.trim();
-    if value != remedy {
-        warn!(
-            log,
-            "net.mptcp.{} is \"{}\": endpoints have no effect on connections made under it; \
-             set it with `sysctl -w net.mptcp.{}={}`",
-            sysctl,
-            value,
-            sysctl,
-            remedy
-        );
-    }
 }
 
 /// Makes this process the one daemon of its network namespace for as long as the result lives.

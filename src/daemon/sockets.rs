@@ -14,7 +14,7 @@ pub(super) const NETLINK_ROUTE: isize = 0;
 const NETLINK_GENERIC: isize = 16;
 /// Bytes of messages that may wait while the daemon does not read; a short one takes about 800.
 const NETWORK_QUEUE: usize = 8 << 20;
-const EVENTS_QUEUE: usize = 8 << 20;
+pub(super) const EVENTS_QUEUE: usize = 8 << 20;
 /// Answers come while the request is being sent, so few ever wait.
 const ANSWERS_QUEUE: usize = 256 << 10;
 
@@ -26,6 +26,8 @@ pub(crate) struct Sockets {
     pub(super) events: Netlink,
     /// Commands of `mptcp_pm` and their answers.
     pub(super) answers: Netlink,
+    /// Questions about sockets and their answers, once there was one.
+    pub(super) questions: Option<Netlink>,
     /// Number of `mptcp_pm`.
     pub(super) family: u16,
     /// Held by the one daemon of the network namespace.
@@ -54,7 +56,7 @@ impl Sockets {
         for group in route::GROUPS {
             network.join(group).map_err(failed("join the groups of links and addresses"))?;
         }
-        Ok(Self { network, events, answers, family: family.id, instance })
+        Ok(Self { network, events, answers, questions: None, family: family.id, instance })
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use slog::{Logger, debug, info};
 
 use super::replace::Replaced;
-use crate::state_file::{self, SavedState, Scope};
+use crate::state_file::{self, SavedState, Scope, Selected};
 use crate::types::Errno;
 
 /// Larger than any state file that the daemon writes.
@@ -20,7 +20,7 @@ const LARGEST: u64 = 256 * 1024;
 pub(super) struct Store {
     place: Option<Place>,
     told: bool,
-    /// What the file tells, if this run wrote it.
+    /// What the file tells.
     written: SavedState,
     /// Room for what is put at its end.
     lines: String,
@@ -54,6 +54,11 @@ impl Store {
 
     /// What an earlier run in this boot and network namespace left.
     pub(super) fn load(&mut self) -> SavedState {
+        self.written = self.read();
+        self.written.clone()
+    }
+
+    fn read(&self) -> SavedState {
         let Some(place) = &self.place else { return SavedState::default() };
         match read(place.file.path()) {
             Ok(text) => state_file::decode(&place.scope, &text).unwrap_or_else(|error| {
@@ -65,6 +70,14 @@ impl Store {
                 info!(self.log, "state file {} is ignored: {}", place.file.path().display(), reason(&error));
                 SavedState::default()
             }
+        }
+    }
+
+    /// Makes it tell this value of the sysctl, and else what it told before.
+    pub(super) fn remember(&mut self, selected: Option<&Selected>) {
+        if self.written.selected.as_ref() != selected {
+            let state = SavedState { selected: selected.cloned(), ..self.written.clone() };
+            self.save(&state);
         }
     }
 

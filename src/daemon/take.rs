@@ -64,7 +64,7 @@ impl Taker<'_> {
     }
 
     /// Takes the message if it ends a request.
-    fn end(&mut self, message: &Message<'_>) -> Result<Taken, DecodeError> {
+    pub(super) fn end(&mut self, message: &Message<'_>) -> Result<Taken, DecodeError> {
         let ticket = Ticket(message.sequence);
         if message.interrupted() {
             *self.interrupted = Some(ticket);
@@ -82,12 +82,14 @@ impl Taker<'_> {
     }
 }
 
-pub(super) fn tell_event(log: &Logger, message: &Message<'_>) -> Result<(), DecodeError> {
+/// Takes an event of `mptcp_pm`.
+pub(super) fn event(engine: &mut Engine, log: &Logger, message: &Message<'_>, now: Instant) -> Result<(), DecodeError> {
     if let Some(event) = mptcp::decode_event(message.payload)? {
         match event.token() {
             Some(token) => debug!(log, "{}", event; "token" => %token),
             None => debug!(log, "{}", event),
         }
+        engine.handle(Input::Mptcp(event), now);
     }
     Ok(())
 }

@@ -225,7 +225,7 @@ impl Endpoints {
             return None;
         }
         let (own, limits) = self.saved.insert(matters).clone();
-        Some(SavedState { own, ids: self.ids.kept().to_vec(), limits })
+        Some(SavedState { own, ids: self.ids.kept().to_vec(), limits, ..SavedState::default() })
     }
 
     /// What must be known after a crash is saved in the turn of the loop in which it was done.

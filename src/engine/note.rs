@@ -1,7 +1,7 @@
 //! What the engine tells the log, as values: made only when somebody reads them, worded in one place.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::event::{Endpoint, Limits};
 use crate::network::Verdict;
@@ -32,6 +32,12 @@ pub(crate) enum Note {
     LimitsSet(Limits),
     /// An endpoint wanted by the path manager cannot be one.
     Nonsense { address: IpAddr, why: &'static str },
+    /// The daemon listens there, so that peers can join an address that it announces.
+    Listening(SocketAddr),
+    /// It cannot; said once for each error.
+    CannotListen { address: SocketAddr, errno: Errno, again: bool },
+    /// Nobody listens on the port of a connection at an IPv6 address, which cannot be announced with another.
+    NoPortForIpv6(SocketAddr),
     /// The host's network has been read.
     Settled { addresses: usize, endpoints: usize },
 }
@@ -52,13 +58,16 @@ impl Note {
                 Severity::Warning
             }
             Self::Refused { again, .. } if !again => Severity::Warning,
+            Self::CannotListen { again, .. } if !again => Severity::Warning,
             Self::LimitsSet(_)
+            | Self::Listening(_)
+            | Self::CannotListen { .. }
             | Self::Address { .. }
             | Self::Foreign(_)
             | Self::Lost(_)
             | Self::Refused { .. }
             | Self::Unanswered => Severity::Debug,
-            Self::Settled { .. } => Severity::Info,
+            Self::Settled { .. } | Self::NoPortForIpv6(_) => Severity::Info,
         }
     }
 }
@@ -97,6 +106,15 @@ impl fmt::Display for Note {
             }
             Self::LimitsSet(limits) => write!(f, "limits are now {limits}"),
             Self::Nonsense { address, why } => write!(f, "endpoint {address} cannot be made: {why}"),
+            Self::Listening(address) => write!(f, "listening on {address} for joins to that address"),
+            Self::CannotListen { address, errno, .. } => {
+                write!(f, "cannot listen on {}: {errno}; it is not announced until that works", address.ip())
+            }
+            Self::NoPortForIpv6(address) => write!(
+                f,
+                "ipv6 addresses are announced without a port, for which there is no room beside tcp timestamps: \
+                 joins to {address} find no listener (with `sysctl -w net.ipv4.tcp_timestamps=0` the daemon listens)"
+            ),
             Self::Settled { addresses, endpoints } => {
                 write!(f, "network read: {addresses} usable addresses, {endpoints} endpoints")
             }

@@ -1,5 +1,5 @@
 //! When to try again: pauses that double from attempt to attempt, with jitter so that many do not
-//! come back in step.
+//! come back in step; and how often at most, whatever the reason.
 
 use std::time::{Duration, Instant};
 
@@ -28,9 +28,49 @@ impl Backoff {
     }
 }
 
+/// How often something may be done: so many times in a row, then once in a while.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    /// When all that was done will be paid for.
+    settled: Option<Instant>,
+}
+
+impl Pace {
+    /// In a row.
+    const BURST: u32 = 32;
+    /// Once in so long, in the long run.
+    const ONCE_IN: Duration = Duration::from_millis(500);
+
+    /// Does it once more, or says when it may be done.
+    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let settled = self.settled.map_or(now, |settled| settled.max(now));
+        let ahead = Self::ONCE_IN * (Self::BURST - 1);
+        if settled > now + ahead {
+            return Err(settled.checked_sub(ahead).unwrap_or(settled));
+        }
+        self.settled = Some(settled + Self::ONCE_IN);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_burst_the_pace_is_one_at_a_time() {
+        let (now, mut pace) = (Instant::now(), Pace::default());
+        for _ in 0..Pace::BURST {
+            assert_eq!(pace.take(now), Ok(()));
+        }
+        for _ in 0..2 {
+            assert_eq!(pace.take(now), Err(now + Pace::ONCE_IN));
+        }
+        assert_eq!(pace.take(now + Pace::ONCE_IN), Ok(()));
+        assert_eq!(pace.take(now + Pace::ONCE_IN), Err(now + Pace::ONCE_IN * 2));
+        let later = now + Duration::from_secs(60);
+        assert!((0..Pace::BURST).all(|_| pace.take(later).is_ok()) && pace.take(later).is_err());
+    }
 
     #[test]
     fn pauses_double_up_to_the_most_and_stay_within_their_jitter() {

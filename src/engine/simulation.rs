@@ -86,6 +86,7 @@ impl Kernel {
     fn execute(&mut self, ticket: Ticket, request: &Request, random: &mut Random) {
         match request {
             Request::Path(command) => panic!("no connection is known: {command}"),
+            Request::Sockets(request) => panic!("no connection is managed: {request}"),
             Request::DumpLinks => {
                 let links: Vec<_> = self.links.iter().map(|(i, f)| Told::Link(IfIndex(*i), *f, Some(ticket))).collect();
                 self.dump(links, ticket, random);
@@ -203,7 +204,13 @@ fn milliseconds(number: usize) -> Duration {
 }
 
 fn policy(rules: &Rules) -> Policy {
-    Policy { rules: rules.clone(), managers: vec![Box::new(Everything)], debug: true }
+    Policy {
+        rules: rules.clone(),
+        managers: vec![Box::new(Everything)],
+        connections: None,
+        paths: super::PathPolicy::default(),
+        debug: true,
+    }
 }
 
 impl Host {
@@ -251,6 +258,7 @@ impl Host {
                         sent = true;
                     }
                     Output::Ready => self.ready = true,
+                    Output::Listen(at) | Output::Unlisten(at) => panic!("no connection is managed: {at}"),
                     Output::Log(_) | Output::Uplinks | Output::Done => {}
                 }
             }

@@ -34,7 +34,13 @@ impl Bench {
     fn new(notify: u8, saved: SavedState) -> Self {
         let rules =
             Rules { notify: NotifyFlags(notify), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
-        let policy = Policy { rules, managers: vec![Box::new(Everything)], debug: false };
+        let policy = Policy {
+            rules,
+            managers: vec![Box::new(Everything)],
+            connections: None,
+            paths: PathPolicy::default(),
+            debug: false,
+        };
         let now = Instant::now();
         Self { engine: Engine::new(policy, saved, now), now, logged: Vec::new(), ready: false, done: false }
     }
@@ -59,6 +65,7 @@ impl Bench {
     fn answer(&mut self, ticket: Ticket, request: &Request, addresses: &[&str], endpoints: &[Endpoint]) {
         match request {
             Request::Path(command) => panic!("no connection is known: {command}"),
+            Request::Sockets(request) => panic!("no connection is managed: {request}"),
             Request::DumpLinks => {
                 let link = Link { name: Some(b"eth0"), ..Link::new(IfIndex(2), LinkFlags(0x1_0041)) };
                 self.network(NetworkEvent::Link(link), Some(ticket));
@@ -100,6 +107,7 @@ impl Bench {
                 Output::Send(ticket, request) => requests.push((ticket, request)),
                 Output::Log(note) => self.logged.push(note),
                 Output::Ready => self.ready = true,
+                Output::Listen(at) | Output::Unlisten(at) => panic!("no connection is managed: {at}"),
                 Output::Uplinks => {}
                 Output::Done => self.done = true,
             }
@@ -315,7 +323,13 @@ fn an_endpoint_with_our_id_and_address_but_flags_that_we_did_not_set_is_anothers
 fn switching_existing_off_leaves_alone_what_is_in_use() {
     let mut bench = Bench::started(7, &["10.0.0.1"]);
     let rules = Rules { notify: NotifyFlags(6), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
-    let policy = Policy { rules, managers: vec![Box::new(Everything)], debug: false };
+    let policy = Policy {
+        rules,
+        managers: vec![Box::new(Everything)],
+        connections: None,
+        paths: PathPolicy::default(),
+        debug: false,
+    };
     bench.engine.handle(Input::Configure(policy), bench.now);
     assert_eq!(bench.commands(), []);
 }
@@ -347,7 +361,8 @@ fn an_ipv6_address_is_asked_for_again_without_source_only_if_another_way_was_fou
 fn with_rules(own: Vec<Rule>) -> Policy {
     let interfaces = Interfaces::new(own.into_iter().map(Into::into).collect());
     let rules = Rules { notify: NotifyFlags(7), flags: EndpointFlags::SUBFLOW, interfaces };
-    Policy { rules, managers: vec![Box::new(Everything)], debug: true }
+    let (connections, paths) = (None, PathPolicy::default());
+    Policy { rules, managers: vec![Box::new(Everything)], connections, paths, debug: true }
 }
 
 fn rule_for(name: &str) -> Rule {

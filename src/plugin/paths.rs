@@ -128,6 +128,7 @@ pub struct Paths {
     pub(crate) subflows: Vec<WantedSubflow>,
     pub(crate) announcements: Vec<WantedAnnouncement>,
     pub(crate) wake_at: Option<Instant>,
+    pub(crate) only_these: bool,
 }
 
 /// A subflow wanted: that one, whoever opened it, or else a new one.
@@ -176,6 +177,12 @@ impl Paths {
         self.wake_at = Some(self.wake_at.map_or(time, |other| other.min(time)));
     }
 
+    /// Forbids what is not wanted: a subflow that the peer opened and that is none of those wanted is
+    /// closed after a second. Without this, joins of the peer are left alone.
+    pub fn only_these(&mut self) {
+        self.only_these = true;
+    }
+
     /// The subflows wanted so far.
     #[must_use]
     pub fn subflows(&self) -> &[WantedSubflow] {
@@ -192,5 +199,6 @@ impl Paths {
         self.subflows.clear();
         self.announcements.clear();
         self.wake_at = None;
+        self.only_these = false;
     }
 }

@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn met(rules: Vec<Rule>, name: &str) -> (u16, Result<(), Unusable>) {
-        let Met { rule, verdict } = met_by(rules, (name, "", ""), Family::Ipv4);
+        let Met { rule, verdict } = met_by(rules, (name, "", ""), Family::V4);
         (rule, verdict)
     }
 
@@ -170,7 +170,7 @@ mod tests {
         ] {
             assert_eq!(met(Vec::new(), name).1, expected, "{name}");
         }
-        let of_kind = |kind| met_by(Vec::new(), ("home", kind, ""), Family::Ipv6).verdict;
+        let of_kind = |kind| met_by(Vec::new(), ("home", kind, ""), Family::V6).verdict;
         assert_eq!(of_kind("wireguard"), Err(Unusable::Apart));
         assert_eq!(of_kind("veth"), Ok(()), "the eth0 of a container is a veth");
         assert_eq!(of_kind("tun"), Ok(()), "the uplink of a container without root is a tap");
@@ -189,22 +189,22 @@ mod tests {
     #[test]
     fn alternative_names_count_like_the_name() {
         let rules = || vec![named(&["enp0s*"], Some(Use::No))];
-        assert_eq!(met_by(rules(), ("eth0", "", "enp0s31f6"), Family::Ipv4).rule, 1);
-        assert_eq!(met_by(rules(), ("eth0", "", "enx0s31f6"), Family::Ipv4).rule, 0);
-        assert_eq!(met_by(Vec::new(), ("home", "", "wg0"), Family::Ipv4).verdict, Err(Unusable::Apart));
+        assert_eq!(met_by(rules(), ("eth0", "", "enp0s31f6"), Family::V4).rule, 1);
+        assert_eq!(met_by(rules(), ("eth0", "", "enx0s31f6"), Family::V4).rule, 0);
+        assert_eq!(met_by(Vec::new(), ("home", "", "wg0"), Family::V4).verdict, Err(Unusable::Apart));
     }
 
     #[test]
     fn kind_and_family_and_name_must_all_fit() {
         let rule = |kind: &str, family| Rule { kinds: vec![kind.into()], family, ..named(&["eth*"], None) };
-        let number = |rule, name, kind| met_by(vec![rule], (name, kind, ""), Family::Ipv4).rule;
+        let number = |rule, name, kind| met_by(vec![rule], (name, kind, ""), Family::V4).rule;
         assert_eq!(number(rule("veth", None), "eth0", "veth"), 1);
         assert_eq!(number(rule("veth", None), "eth0", "vlan"), 0);
         assert_eq!(number(rule("veth", None), "wlan0", "veth"), 0);
         assert_eq!(number(rule("physical", None), "eth0", ""), 1);
         assert_eq!(number(rule("physical", None), "eth0", "veth"), 0);
-        assert_eq!(number(rule("veth", Some(Family::Ipv4)), "eth0", "veth"), 1);
-        assert_eq!(number(rule("veth", Some(Family::Ipv6)), "eth0", "veth"), 0);
+        assert_eq!(number(rule("veth", Some(Family::V4)), "eth0", "veth"), 1);
+        assert_eq!(number(rule("veth", Some(Family::V6)), "eth0", "veth"), 0);
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub fn encode_command(encoder: &mut Encoder, family: u16, sequence: u32, wanted:
 /// Encodes a command for one connection:
 ///
 /// ```text
-/// nlmsghdr  type FAMILY, flags REQUEST|ACK
+/// nlmsghdr  type FAMILY, flags REQUEST|ACK (and DUMP to list)
 /// genlmsghdr  cmd, version 1
 /// TOKEN u32
 /// LOC_ID u8  (REMOVE)
@@ -126,8 +126,10 @@ pub fn encode_path_command(encoder: &mut Encoder, family: u16, sequence: u32, wa
         PathCommand::CreateSubflow(_) => command::SUBFLOW_CREATE,
         PathCommand::DestroySubflow(_) => command::SUBFLOW_DESTROY,
         PathCommand::SetBackup(..) => command::SET_FLAGS,
+        PathCommand::ListAddresses(_) => command::GET_ADDR,
     };
-    encoder.begin(family, NLM_F_REQUEST | NLM_F_ACK, sequence);
+    let dump = if matches!(wanted, PathCommand::ListAddresses(_)) { NLM_F_DUMP } else { 0 };
+    encoder.begin(family, NLM_F_REQUEST | NLM_F_ACK | dump, sequence);
     put_header(encoder, number, 1);
     match wanted {
         PathCommand::Announce(advertisement) => put_advertisement(encoder, advertisement),
@@ -142,6 +144,7 @@ pub fn encode_path_command(encoder: &mut Encoder, family: u16, sequence: u32, wa
             encoder.nest(attr::ADDR_REMOTE, |nest| put_end(nest, ends.remote));
         }
         PathCommand::SetBackup(ends, backup) => put_backup(encoder, ends, *backup),
+        PathCommand::ListAddresses(token) => put_token(encoder, *token),
     }
     encoder.end();
 }

@@ -15,7 +15,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::PATIENCE;
 use super::net::Namespace;
-use super::process::{pid, wait};
+use super::process::{pid, proc_file, wait};
 
 /// Longest time between two looks at what a daemon that says nothing may have changed.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -173,6 +173,28 @@ impl Daemon {
         self.child.id()
     }
 
+    /// The processor time that it has used, to 10 ms.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = proc_file(self.pid(), "stat");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
+    /// The memory that is its own, in KiB. Not that of files: whether a page of the program is private
+    /// depends on who else runs it.
+    pub(crate) fn private_memory(&self) -> u64 {
+        let rollup = proc_file(self.pid(), "smaps_rollup");
+        let row = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+        row.and_then(|row| row.split_whitespace().next()?.parse().ok()).expect("a number")
+    }
+
+    /// What it has logged above debug since it was ready.
+    pub(crate) fn remarks(&mut self) -> Vec<String> {
+        let after_ready = self.said().iter().skip_while(|line| !line.contains("ready")).skip(1);
+        after_ready.filter(|line| !is_debug(line)).cloned().collect()
+    }
+
     /// What it has logged so far.
     pub(crate) fn said(&mut self) -> &[String] {
         self.said.extend(self.lines.try_iter());
@@ -276,4 +298,9 @@ impl Drop for Daemon {
 
 fn time_left(deadline: Instant) -> Option<Duration> {
     deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+}
+
+/// Whether a line is one of the debug log, in either of the forms on stderr.
+fn is_debug(line: &str) -> bool {
+    line.split(' ').take(4).any(|word| matches!(word, "DEBUG" | "DEBG"))
 }

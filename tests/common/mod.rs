@@ -1,6 +1,8 @@
 //! What tests on a real kernel and the demo share: a sandbox of namespaces, a small network in it,
 //! the daemon as a child process, and MPTCP connections that count and check their bytes.
 
+pub(crate) mod announcer;
+pub(crate) mod crowd;
 pub(crate) mod daemon;
 pub(crate) mod net;
 pub(crate) mod process;

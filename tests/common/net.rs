@@ -1,8 +1,9 @@
 //! Network namespaces, and a client and a server in two of them with links between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::{io::Write as _, thread};
@@ -84,6 +85,14 @@ impl Namespace {
         let path = format!("/proc/sys/{}", key.replace('.', "/"));
         self.enter(|| fs::write(&path, value))
             .unwrap_or_else(|error| panic!("cannot write {value} to {path}: {error}"));
+    }
+
+    /// Reads a sysctl of this namespace.
+    pub(crate) fn sysctl(&self, key: &str) -> String {
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        let text =
+            self.enter(|| fs::read_to_string(&path)).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
+        text.trim().to_owned()
     }
 
     /// Reads the bytes that have left an interface, headers included.
@@ -222,6 +231,68 @@ impl Net {
     }
 }
 
+/// A network that links of the client lead through on their way to the server.
+pub(crate) struct Router {
+    namespace: Namespace,
+}
+
+impl Router {
+    /// Makes it the far end of the client's links of these numbers, which must not be there yet, and gives
+    /// the server so many links to it, of the same numbers, with the addresses `10.99.NUMBER.2`.
+    pub(crate) fn add(net: &Net, links: Range<u8>, far_links: u8) -> Self {
+        let router = Self { namespace: Namespace::add("router") };
+        for (key, value) in [("all.rp_filter", "0"), ("default.rp_filter", "0"), ("all.forwarding", "1")] {
+            router.namespace.set_sysctl(&format!("net.ipv4.conf.{key}"), value);
+        }
+        let first = links.start;
+        for link in links.clone() {
+            net.client.ip(&format!("link add c{link} type veth peer name near{link} netns router"));
+            net.client.ip(&format!("link set c{link} up"));
+            let near = server_v4(link);
+            router.namespace.ip_batch(&format!("link set near{link} up\naddr add {near}/24 dev near{link}\n"));
+        }
+        (first..first + far_links).for_each(|link| router.add_far_link(net, link));
+        for link in links {
+            net.server.ip(&format!("route add 10.0.{link}.0/24 via 10.99.{first}.1"));
+        }
+        router.forward_through(first);
+        router
+    }
+
+    /// Gives the server one more link to it.
+    pub(crate) fn add_far_link(&self, net: &Net, link: u8) {
+        net.server.ip(&format!("link add s{link} type veth peer name far{link} netns router"));
+        net.server.ip_batch(&format!("link set s{link} up\naddr add 10.99.{link}.2/24 dev s{link}\n"));
+        self.namespace.ip_batch(&format!("link set far{link} up\naddr add 10.99.{link}.1/24 dev far{link}\n"));
+    }
+
+    /// Passes on what is for the server, by its link of that number.
+    pub(crate) fn forward_through(&self, link: u8) {
+        self.namespace.ip(&format!("route replace {SERVICE_V4} via 10.99.{link}.2"));
+    }
+
+    /// Drops it without a word.
+    pub(crate) fn drop_everything(&self) {
+        self.namespace.ip(&format!("route replace blackhole {SERVICE_V4}"));
+    }
+
+    /// Answers it itself, with resets, as a middlebox does that does not know the connection.
+    pub(crate) fn answer_with_resets(&self) {
+        self.namespace.ip(&format!("addr add {SERVICE_V4}/32 dev lo"));
+    }
+
+    /// Passes everything on again.
+    pub(crate) fn restore(&self, link: u8) {
+        let _ = self.namespace.try_run("ip", &format!("addr del {SERVICE_V4}/32 dev lo"));
+        self.forward_through(link);
+    }
+
+    /// IPv4 packets that have arrived.
+    pub(crate) fn packets_received(&self) -> u64 {
+        self.namespace.packets_received()
+    }
+}
+
 /// The client's IPv4 address on a link.
 pub(crate) fn client_v4(link: u8) -> IpAddr {
     IpAddr::from([10, 0, link, 1])
@@ -245,6 +316,8 @@ pub(crate) fn server_v6(link: u8) -> IpAddr {
 /// A TCP subflow of an MPTCP connection, as ss(8) shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Subflow {
+    /// That of the connection on the side that was asked.
+    pub(crate) token: u32,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) established: bool,
@@ -252,16 +325,17 @@ pub(crate) struct Subflow {
 }
 
 impl Subflow {
-    // `ESTAB 0 0 10.0.1.1%c1:39689 10.255.0.1:5000 ... bytes_acked:8268097 ... tcp-ulp-mptcp flags:...`
+    // `ESTAB 0 0 10.0.1.1%c1:39689 10.255.0.1:5000 ... bytes_acked:8268097 ... tcp-ulp-mptcp flags:Jjec
+    // token:1a2b(id:0)/3c4d(id:2) ...`
     fn parse(line: &str) -> Option<Self> {
-        if !line.contains("tcp-ulp-mptcp") {
-            return None;
-        }
-        let mut words = line.split_whitespace();
+        let (words, multipath) = line.split_once("tcp-ulp-mptcp")?;
+        let token = multipath.split_once("token:")?.1.split_once('/')?.1.split('(').next()?;
+        let token = u32::from_str_radix(token, 16).ok()?;
+        let mut words = words.split_whitespace();
         let established = words.next()? == "ESTAB";
         let (local, remote) = (socket_address(words.nth(2)?)?, socket_address(words.next()?)?);
         let acked = words.find_map(|word| word.strip_prefix("bytes_acked:")?.parse().ok());
-        Some(Self { local, remote, established, bytes_acked: acked.unwrap_or(0) })
+        Some(Self { token, local, remote, established, bytes_acked: acked.unwrap_or(0) })
     }
 }
 
@@ -283,6 +357,42 @@ impl Namespace {
     /// The local addresses of established subflows.
     pub(crate) fn paths(&self) -> Vec<IpAddr> {
         let established = self.subflows().into_iter().filter(|subflow| subflow.established);
-        established.map(|subflow| subflow.local.ip()).collect()
+        established.map(|subflow| subflow.local.ip().to_canonical()).collect()
+    }
+
+    /// The established subflows of each connection that has any, by their local addresses, in order.
+    pub(crate) fn paths_of_each(&self) -> BTreeMap<u32, Vec<IpAddr>> {
+        let mut each: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for subflow in self.subflows().into_iter().filter(|subflow| subflow.established) {
+            each.entry(subflow.token).or_default().push(subflow.local.ip().to_canonical());
+        }
+        each.values_mut().for_each(|paths| paths.sort_unstable());
+        each
+    }
+
+    /// Kills the TCP sockets that match a filter of ss(8), as a faulty network never can: neither end is
+    /// asked.
+    pub(crate) fn kill(&self, filter: &str) {
+        self.run("ss", &format!("-tKH {filter}"));
+    }
+
+    /// The established subflow from an address, of the only connection here.
+    pub(crate) fn subflow_from(&self, local: IpAddr) -> Option<Subflow> {
+        let mut subflows = self.subflows().into_iter().filter(|subflow| subflow.established);
+        subflows.find(|subflow| subflow.local.ip().to_canonical() == local)
+    }
+
+    /// Leaves it to a daemon which paths the connections made from now on have.
+    pub(crate) fn choose_user_space_path_management(&self) {
+        self.set_sysctl("net.mptcp.path_manager", "userspace");
+    }
+
+    /// IPv4 packets that have arrived here.
+    pub(crate) fn packets_received(&self) -> u64 {
+        let table = self.enter(|| fs::read_to_string("/proc/thread-self/net/snmp")).expect("counters");
+        let mut rows = table.lines().filter_map(|line| line.strip_prefix("Ip: "));
+        let (names, values) = (rows.next().expect("names"), rows.next().expect("values"));
+        let received = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "InReceives");
+        received.and_then(|(_, value)| value.parse().ok()).expect("a number")
     }
 }

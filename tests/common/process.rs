@@ -1,6 +1,8 @@
 //! Child processes: run to the end, or waited for with a deadline.
 
+use std::fs;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,4 +33,16 @@ pub(crate) fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> 
     let timeout = Timespec::try_from(patience).expect("a short time");
     let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)).expect("poll on a pidfd");
     (ended > 0).then(|| child.wait().expect("the child is ours"))
+}
+
+/// Reads a file of the directory that proc(5) has for a process, by its id in this sandbox.
+pub(crate) fn proc_file(process: u32, file: &str) -> String {
+    static MOUNTED: OnceLock<()> = OnceLock::new();
+    // The one that is mounted is that of the processes outside.
+    MOUNTED.get_or_init(|| {
+        fs::create_dir_all("/run/proc").expect("a private /run");
+        output_of(Command::new("mount").args(["-t", "proc", "proc", "/run/proc"])).expect("processes of the sandbox");
+    });
+    let path = format!("/run/proc/{process}/{file}");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
 }

@@ -16,6 +16,8 @@ use super::process;
 const INSIDE: &str = "MPTCPD_SANDBOX";
 /// Printed at the end of a test, so that a name that finds no test is not taken for success.
 const REACHED_THE_END: &str = "reached the end of";
+/// Begins a line that a test wants shown although it passed.
+const MEASURED: &str = "measured: ";
 /// After which a test is taken to hang.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -46,7 +48,7 @@ fn test_name<F>() -> &'static str {
 
 fn run_again(name: &'static str) {
     let mut command = command(&env::current_exe().expect("own path").to_string_lossy());
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(INSIDE, name);
+    command.args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]).env(INSIDE, name);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
     let stdout = collect(child.stdout.take().expect("piped"));
     let stderr = collect(child.stderr.take().expect("piped"));
@@ -59,6 +61,14 @@ fn run_again(name: &'static str) {
         let ended = status.map_or(format!("no end after {DEADLINE:?}"), |status| status.to_string());
         panic!("{name}, in its sandbox: {ended}\n{stderr}\n{stdout}");
     }
+    for line in stderr.lines().filter(|line| line.starts_with(MEASURED)) {
+        writeln!(io::stderr(), "{line}").expect("stderr");
+    }
+}
+
+/// Shows what a test measured, though it pass.
+pub(crate) fn measured(what: &str) {
+    eprintln!("{MEASURED}{what}");
 }
 
 fn passed(status: Option<ExitStatus>, stderr: &str, name: &str) -> bool {

@@ -74,11 +74,12 @@ fn mptcp_socket(address: SocketAddr) -> io::Result<rustix::fd::OwnedFd> {
     Ok(socket(family, SocketType::STREAM, Some(ipproto::MPTCP))?)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens for MPTCP in the namespace of the calling thread.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = mptcp_socket(address)?;
     set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 16)?;
+    rustix::net::listen(&socket, 128)?;
     Ok(socket.into())
 }
 
@@ -155,7 +156,7 @@ impl Transfer {
     }
 }
 
-fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let socket = mptcp_socket(to)?;
     rustix::net::connect(&socket, &to)?;
     Ok(socket.into())

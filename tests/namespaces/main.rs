@@ -1,7 +1,7 @@
 //! What the daemon promises, on a real kernel: each test has network namespaces of its own (see
 //! `common::sandbox`), where the real program follows real links, addresses, routes and connections.
-//! Nothing here measures time; what must happen is waited for, what must not is looked for after
-//! something later has been seen to happen.
+//! What must happen is waited for, what must not is looked for after something later has been seen to
+//! happen; where time itself is the matter, in `user_space`, bounds are wide.
 
 // Helpers outside of #[test] functions may fail a test by a panic too.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -11,12 +11,16 @@ mod advice;
 mod changes;
 mod connections;
 mod foreign;
+
 mod links;
+mod listeners;
 mod reload;
 mod restart;
 mod routes;
 mod rules;
+mod selection;
 mod start;
+mod user_space;
 
 // Some of it only the demo uses.
 #[allow(dead_code)]

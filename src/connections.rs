@@ -1,0 +1,333 @@
+//! One connection as the events tell it: its subflows, the addresses of both ends with their ids, and
+//! which tokens are gone. Facts only: what is to be done about them is decided elsewhere.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::event;
+use crate::plugin::Origin;
+use crate::types::{AddressId, IfIndex, Token};
+
+/// What is known of one connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// This host's end of the initial subflow, in the form of the socket.
+    pub(crate) local: End,
+    /// The peer's end of it.
+    pub(crate) remote: End,
+    pub(crate) server_side: bool,
+    /// The peer forbids joins to its initial address and port.
+    pub(crate) deny_join_id0: bool,
+    /// The peer's initial address is gone, until it is announced like any other.
+    pub(crate) initial_withdrawn: bool,
+    /// Subflows may be created.
+    pub(crate) established: bool,
+    pub(crate) since: Instant,
+    pub(crate) subflows: SmallVec<[Subflow; 2]>,
+    /// What the peer announced, in plain form, each id once.
+    pub(crate) remotes: Vec<(AddressId, SocketAddr)>,
+    /// The ids of this host's addresses besides the initial one.
+    pub(crate) own: SmallVec<[OwnAddress; 1]>,
+}
+
+/// A subflow, initial or joined.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subflow {
+    /// Both ends in the form that the kernel told.
+    pub(crate) local: End,
+    pub(crate) remote: End,
+    pub(crate) local_id: AddressId,
+    pub(crate) if_index: Option<IfIndex>,
+    pub(crate) since: Instant,
+    pub(crate) origin: Origin,
+    /// What this host asked of the peer.
+    pub(crate) backup: bool,
+    pub(crate) backup_by_peer: bool,
+    /// Its link or address is gone, or was.
+    pub(crate) suspect: bool,
+    /// The kernel was told to close it.
+    pub(crate) closing: bool,
+    /// The peer withdrew its address.
+    pub(crate) withdrawn: bool,
+}
+
+/// One end of a subflow in its form, IPv6-mapped or not; smaller than a `SocketAddr`, as there may be
+/// tens of thousands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    address: [u8; 16],
+    port: u16,
+    /// The address is told as IPv4, not as IPv6.
+    is_ipv4: bool,
+}
+
+impl From<SocketAddr> for End {
+    fn from(told: SocketAddr) -> Self {
+        let (address, is_ipv4) = match told.ip() {
+            IpAddr::V4(v4) => (v4.to_ipv6_mapped(), true),
+            IpAddr::V6(v6) => (v6, false),
+        };
+        Self { address: address.octets(), port: told.port(), is_ipv4 }
+    }
+}
+
+impl End {
+    /// In the form that the kernel told.
+    pub(crate) fn told(self) -> SocketAddr {
+        let address = Ipv6Addr::from(self.address);
+        let ip = if self.is_ipv4 { address.to_canonical() } else { address.into() };
+        SocketAddr::new(ip, self.port)
+    }
+
+    /// In plain form.
+    pub(crate) fn plain(self) -> SocketAddr {
+        SocketAddr::new(self.ip(), self.port)
+    }
+
+    /// The address in plain form.
+    pub(crate) fn ip(self) -> IpAddr {
+        Ipv6Addr::from(self.address).to_canonical()
+    }
+}
+
+/// An address of this host that has an id in a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnAddress {
+    pub(crate) address: IpAddr,
+    /// 0 unless it was announced with one.
+    pub(crate) port: u16,
+    pub(crate) id: AddressId,
+    pub(crate) announced: bool,
+}
+
+/// As many announced addresses of a peer are remembered for one connection.
+const MOST_REMOTES: usize = 16;
+/// As many ids of one connection are remembered besides those in use.
+const MOST_OWN: usize = 32;
+
+impl Connection {
+    pub(crate) fn new(told: &event::Connection, now: Instant) -> Self {
+        let initial = Subflow {
+            local: told.local.into(),
+            remote: told.remote.into(),
+            local_id: AddressId(0),
+            if_index: None,
+            since: now,
+            origin: Origin::Initial,
+            backup: false,
+            backup_by_peer: false,
+            suspect: false,
+            closing: false,
+            withdrawn: false,
+        };
+        Self {
+            local: told.local.into(),
+            remote: told.remote.into(),
+            server_side: told.server_side,
+            deny_join_id0: told.deny_join_id0,
+            initial_withdrawn: false,
+            established: false,
+            since: now,
+            subflows: smallvec![initial],
+            remotes: Vec::new(),
+            own: SmallVec::new(),
+        }
+    }
+
+    /// The initial address of this host in plain form.
+    pub(crate) fn initial_address(&self) -> IpAddr {
+        self.local.ip()
+    }
+
+    /// Whether the connection can have subflows of that address's family: IPv4 sockets carry IPv4 only
+    /// (net/mptcp/pm.c, `mptcp_pm_family`... `mptcp_pm_addr_families_match`).
+    pub(crate) fn takes(&self, address: IpAddr) -> bool {
+        !self.local.is_ipv4 || address.is_ipv4()
+    }
+
+    /// Whether this host may have connected to that end: a peer joins from another port than it listens on.
+    pub(crate) fn leads_to(&self, remote: SocketAddr) -> bool {
+        let initial = !self.server_side && !self.initial_withdrawn && remote == self.remote.plain();
+        initial || self.remotes.iter().any(|(_, known)| *known == remote)
+    }
+
+    /// A subflow was established, or is there.
+    pub(crate) fn add_subflow(&mut self, told: &event::Subflow, origin: Origin, backup: bool, now: Instant) {
+        self.learn_id(told.local.ip().to_canonical(), told.local_id);
+        if self.subflows.iter().any(|flow| flow.is(told.local, told.remote)) {
+            return;
+        }
+        self.subflows.push(Subflow {
+            local: told.local.into(),
+            remote: told.remote.into(),
+            local_id: told.local_id,
+            if_index: told.if_index,
+            since: now,
+            origin,
+            backup,
+            backup_by_peer: told.backup,
+            suspect: false,
+            closing: false,
+            withdrawn: false,
+        });
+    }
+
+    /// Takes out the subflow that an event names; one that never was established has no remote port
+    /// (net/mptcp/pm_netlink.c, `mptcp_event_add_subflow`).
+    pub(crate) fn take_subflow(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Subflow> {
+        let place = self.subflows.iter().position(|flow| flow.is(local, remote))?;
+        Some(self.subflows.swap_remove(place))
+    }
+
+    /// The peer announced an address; whether that is news. What cannot be joined is not remembered.
+    pub(crate) fn announced(&mut self, id: AddressId, remote: SocketAddr) -> bool {
+        let plain = plain(remote);
+        // Id 0 is that of the initial address (RFC 8684, section 3.4.1).
+        if id == AddressId(0) || !can_be_joined(plain.ip()) || !self.takes(plain.ip()) {
+            return false;
+        }
+        if let Some(known) = self.remotes.iter_mut().find(|(known, _)| *known == id) {
+            let news = known.1 != plain;
+            known.1 = plain;
+            return news;
+        }
+        if self.remotes.len() >= MOST_REMOTES {
+            return false;
+        }
+        self.remotes.push((id, plain));
+        true
+    }
+
+    /// The peer withdrew the address with that id: the kernel closes the subflows to it.
+    pub(crate) fn withdrawn(&mut self, id: AddressId) {
+        let announced = self.remotes.iter().find(|(known, _)| *known == id).map(|(_, remote)| remote.ip());
+        let address = announced.or_else(|| (id == AddressId(0)).then(|| self.remote.ip()));
+        let flows = self.subflows.iter_mut().filter(|flow| Some(flow.remote.ip()) == address);
+        flows.for_each(|flow| flow.withdrawn = true);
+        self.remotes.retain(|(known, _)| *known != id);
+        self.initial_withdrawn |= id == AddressId(0);
+    }
+
+    /// The address has that id for the kernel and the peer.
+    pub(crate) fn learn_id(&mut self, address: IpAddr, id: AddressId) {
+        if id == AddressId(0) || self.own.iter().any(|own| own.address == address && own.id == id) {
+            return;
+        }
+        self.own.retain(|own| own.announced || (own.id != id && own.address != address));
+        self.remember_id(OwnAddress { address, port: 0, id, announced: false });
+    }
+
+    pub(crate) fn remember_id(&mut self, own: OwnAddress) {
+        if self.own.len() >= MOST_OWN {
+            let subflows = &self.subflows;
+            let in_use = |id| subflows.iter().any(|flow| flow.local_id == id);
+            self.own.retain(|other| other.announced || in_use(other.id));
+        }
+        self.own.push(own);
+    }
+
+    /// The kernel did not take an announcement.
+    pub(crate) fn not_announced(&mut self, address: IpAddr, port: u16) {
+        let own = self.own.iter_mut().filter(|own| own.address == address && own.port == port);
+        own.for_each(|own| own.announced = false);
+    }
+
+    /// The id that the address has; 0 is that of the initial one.
+    pub(crate) fn id_of(&self, address: IpAddr, port: u16) -> Option<AddressId> {
+        let own = self.own.iter().find(|own| own.address == address && own.port == port).map(|own| own.id);
+        own.or_else(|| (port == 0 && address == self.initial_address()).then_some(AddressId(0)))
+    }
+
+    /// Whether the kernel or the peer may know another address by that id.
+    pub(crate) fn is_taken(&self, id: AddressId) -> bool {
+        self.own.iter().any(|own| own.id == id) || self.subflows.iter().any(|flow| flow.local_id == id)
+    }
+}
+
+impl Subflow {
+    /// Whether it is the one with these ends.
+    pub(crate) fn is(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.local == local.into() && self.remote == remote.into()
+    }
+
+    /// This host's address in plain form.
+    pub(crate) fn local_address(&self) -> IpAddr {
+        self.local.ip()
+    }
+
+    /// The peer's end in plain form.
+    pub(crate) fn remote_end(&self) -> SocketAddr {
+        self.remote.plain()
+    }
+
+    /// It carries data as far as is known.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.suspect && !self.closing
+    }
+}
+
+/// The same end without the IPv6-mapped form.
+pub(crate) fn plain(end: SocketAddr) -> SocketAddr {
+    SocketAddr::new(end.ip().to_canonical(), end.port())
+}
+
+/// Whether another host can have the address; that it is none of this host's must be asked elsewhere.
+fn can_be_joined(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback() || v4.is_multicast() || v4.is_unspecified() || v4.is_link_local() || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_multicast() || v6.is_unspecified() || v6.is_unicast_link_local()),
+    }
+}
+
+/// Tokens that were closed lately: what the kernel still says of them is not news.
+#[derive(Debug, Default)]
+pub(crate) struct Closed {
+    tokens: VecDeque<(Token, Instant)>,
+}
+
+/// Late events come within milliseconds; tokens may be reused after that.
+const CLOSED_TIME: Duration = Duration::from_secs(2);
+const MOST_CLOSED: usize = 256;
+
+impl Closed {
+    pub(crate) fn bury(&mut self, token: Token, now: Instant) {
+        while self.tokens.len() >= MOST_CLOSED || self.tokens.front().is_some_and(|(_, at)| *at + CLOSED_TIME <= now) {
+            self.tokens.pop_front();
+        }
+        self.tokens.push_back((token, now));
+    }
+
+    pub(crate) fn contains(&self, token: Token, now: Instant) -> bool {
+        self.tokens.iter().rev().any(|(buried, at)| *buried == token && *at + CLOSED_TIME > now)
+    }
+}
+
+/// Tokens are hashes of keys already (RFC 8684, section 3.1): they need no second one. A peer can choose
+/// its own key and not this host's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TokenHasher(u64);
+
+impl Hasher for TokenHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn write_u32(&mut self, token: u32) {
+        // The table takes its buckets from the low bits and its tags from the high ones.
+        self.0 = u64::from(token).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+pub(crate) type TokenMap<T> = std::collections::HashMap<Token, T, BuildHasherDefault<TokenHasher>>;

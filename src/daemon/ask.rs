@@ -1,0 +1,92 @@
+//! Questions about sockets: the socket for them, opened when the first is asked, and their answers.
+
+use std::time::Instant;
+
+use super::sockets::Sockets;
+use super::take::{Taken, Taker, note_malformed};
+use super::{BUDGET, Daemon, failed};
+use crate::command::SocketRequest;
+use crate::engine::{Answer, Input, Ticket};
+use crate::exit::Fatal;
+use crate::sys::{self, Netlink, Received};
+use crate::types::Errno;
+use crate::wire::{DecodeError, Message, Messages, diag};
+
+const NETLINK_SOCK_DIAG: isize = 4;
+/// Answers come while they are read, so few ever wait.
+const QUEUE: usize = 256 << 10;
+
+/// What was asked and is not answered yet: the answers do not say what they are about.
+#[derive(Debug, Default)]
+pub(super) struct Asked(Vec<(Ticket, SocketRequest)>);
+
+impl Asked {
+    pub(super) fn push(&mut self, ticket: Ticket, request: SocketRequest) {
+        self.0.push((ticket, request));
+    }
+
+    fn find(&self, ticket: Ticket) -> Option<SocketRequest> {
+        self.0.iter().find(|(asked, _)| *asked == ticket).map(|(_, request)| *request)
+    }
+
+    pub(super) fn forget(&mut self, ticket: Ticket) {
+        self.0.retain(|(asked, _)| *asked != ticket);
+    }
+}
+
+impl Sockets {
+    /// The socket for questions about sockets.
+    ///
+    /// It need not be watched: the kernel answers while it is asked or read, and never by itself.
+    pub(super) fn questions(&mut self) -> Result<&Netlink, Errno> {
+        match &mut self.questions {
+            Some(socket) => Ok(socket),
+            none => Ok(none.insert(Netlink::open(NETLINK_SOCK_DIAG, QUEUE).map_err(|error| sys::errno(&error))?)),
+        }
+    }
+}
+
+impl Daemon {
+    /// Says whether there is more to read.
+    pub(super) fn take_questions(&mut self, now: Instant) -> Result<bool, Fatal> {
+        let Self { sockets, buffer, engine, log, interrupted, asked, .. } = self;
+        let Some(socket) = &sockets.questions else { return Ok(false) };
+        for _ in 0..BUDGET {
+            match socket.receive(buffer).map_err(failed("read the sock_diag socket"))? {
+                Received::Nothing => return Ok(false),
+                Received::Other => {}
+                // Whoever waits for an answer asks again when none came.
+                Received::Lost => asked.0.clear(),
+                Received::Datagram => {
+                    let mut taker = Taker { engine, log, interrupted, now };
+                    for message in Messages::new(buffer) {
+                        let taken = message.and_then(|message| taker.socket(&message, asked));
+                        note_malformed(log, "sock_diag", taken);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Taker<'_> {
+    /// Takes an answer about sockets. What asks for one socket alone has no end but its answer.
+    fn socket(&mut self, message: &Message<'_>, asked: &mut Asked) -> Result<(), DecodeError> {
+        let ticket = Ticket(message.sequence);
+        if self.end(message)? == Taken::End {
+            asked.forget(ticket);
+            return Ok(());
+        }
+        let Some(request) = asked.find(ticket) else { return Ok(()) };
+        let socket = diag::decode_socket(message, &request);
+        if let Ok(Some(socket)) = socket {
+            self.engine.handle(Input::Answer(ticket, Answer::Socket(socket)), self.now);
+        }
+        if request.is_about_one() {
+            asked.forget(ticket);
+            self.engine.handle(Input::End(ticket, Ok(())), self.now);
+        }
+        socket.map(|_| ())
+    }
+}

@@ -1,0 +1,132 @@
+//! What the kernel says of sockets (`sock_diag`), as plain values: listeners, connections and the TCP
+//! sockets that are their subflows. It can be asked at any time, without a privilege.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::types::{AddressId, IfIndex, Token};
+
+/// A socket (`struct inet_diag_msg`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// What names it.
+    pub id: SocketId,
+    /// Its state.
+    pub state: TcpState,
+    /// Number of its file; 0 where there is none: closed by the application, or not yet accepted. A subflow
+    /// has that of its connection.
+    pub inode: u32,
+    /// For IPv6 listeners: it takes no IPv4 connections.
+    pub v6_only: bool,
+    /// What Multipath TCP is to it.
+    pub role: Role,
+}
+
+/// What names a socket to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketId {
+    /// This host's end; IPv4 may be in its IPv6-mapped form.
+    pub local: SocketAddr,
+    /// The peer's end, in the same form; unspecified for a listener.
+    pub remote: SocketAddr,
+    /// The interface that it is bound to, if any.
+    pub if_index: Option<IfIndex>,
+    /// Tells it from an earlier or later one of the same ends.
+    pub cookie: Cookie,
+}
+
+/// Number that the kernel gives to a socket, and to no other while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cookie(pub u64);
+
+impl Cookie {
+    /// Whichever socket it is (`INET_DIAG_NOCOOKIE`).
+    pub const ANY: Self = Self(u64::MAX);
+}
+
+/// State of a socket (include/net/tcp_states.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpState(pub u8);
+
+impl TcpState {
+    /// Connected.
+    pub const ESTABLISHED: Self = Self(1);
+    /// Has asked the peer to connect.
+    pub const SYN_SENT: Self = Self(2);
+    /// Over.
+    pub const CLOSE: Self = Self(7);
+    /// Listens.
+    pub const LISTEN: Self = Self(10);
+}
+
+/// What Multipath TCP is to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It is a connection or a listener.
+    Connection(ConnectionInfo),
+    /// It is a TCP socket that is a subflow.
+    Subflow(SubflowInfo),
+    /// It is a TCP socket of another kind, or the kernel does not say.
+    Other,
+}
+
+/// What there is to know of a connection (`struct mptcp_info`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Its token on this host; 0 for a listener.
+    pub token: Token,
+    /// It is a plain TCP connection by now.
+    pub fallback: bool,
+}
+
+/// What there is to know of a subflow (`MPTCP_SUBFLOW_ATTR_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubflowInfo {
+    /// Its connection.
+    pub token: Token,
+    /// The peer's token, if this host opened the subflow by a join; else 0.
+    pub remote_token: Token,
+    /// Id of this host's address.
+    pub local_id: AddressId,
+    /// Id of the peer's address.
+    pub remote_id: AddressId,
+    /// `MPTCP_SUBFLOW_FLAG_*`.
+    pub flags: SubflowFlags,
+}
+
+/// Flags of a subflow (`MPTCP_SUBFLOW_FLAG_*`, include/uapi/linux/mptcp.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubflowFlags(pub u32);
+
+impl SubflowFlags {
+    /// The initial subflow, the peer's capability seen.
+    pub const CAPABLE_REMOTE: Self = Self(1);
+    /// The initial subflow, which this host opened.
+    pub const CAPABLE_LOCAL: Self = Self(2);
+    /// A join, the peer's part seen.
+    pub const JOIN_REMOTE: Self = Self(4);
+    /// A join, which this host opened.
+    pub const JOIN_LOCAL: Self = Self(8);
+    /// The peer wants data here only when no other subflow can carry it.
+    pub const BACKUP_REMOTE: Self = Self(0x10);
+    /// This host wants so.
+    pub const BACKUP_LOCAL: Self = Self(0x20);
+    /// The connection is fully established.
+    pub const FULLY_ESTABLISHED: Self = Self(0x40);
+
+    /// Whether every flag of `other` is set here.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl fmt::Display for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} - {}", self.local, self.remote)?;
+        match self.if_index {
+            Some(index) => write!(f, " interface {index}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Makes the paths that a path manager wants of every connection, and keeps them: which connections
+//! there are, which of them are to be looked at, and what the kernel said to what was asked for them.
+//!
+//! What is to be done about one connection is decided in `converge`, what its events mean in `managed`;
+//! how a path that fails is tried again, in `attempts`.
+
+mod announce;
+mod attempts;
+mod converge;
+mod managed;
+mod table;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use self::converge::Work;
+use self::managed::{Asked, Managed};
+use self::table::Table;
+use super::ids::Ids;
+use super::listeners::Listeners;
+use super::outbox::Outbox;
+use super::routes::Way;
+use super::ways::Ways;
+use super::{Failure, Ticket};
+use crate::command::{PathCommand, Request, RouteQuestion};
+use crate::connections::Closed;
+use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
+use crate::plugin::{Memo, PathManager, View};
+use crate::types::{IfIndex, Token};
+
+/// How paths are tried and how many there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PathPolicy {
+    /// Subflows of one connection, the initial one included.
+    pub(crate) max_subflows: u8,
+    /// The pause after the first of several failures in a row; it doubles with each.
+    pub(crate) first_retry: Duration,
+    /// It does not grow beyond this,
+    pub(crate) longest_retry: Duration,
+    /// nor beyond this while the connection is younger than a minute.
+    pub(crate) longest_early_retry: Duration,
+}
+
+impl Default for PathPolicy {
+    fn default() -> Self {
+        Self {
+            max_subflows: 8,
+            first_retry: Duration::from_secs(1),
+            longest_retry: Duration::from_secs(300),
+            longest_early_retry: Duration::from_secs(10),
+        }
+    }
+}
+
+/// When so many connections in a row needed nothing, the next will hardly either.
+const CALM: u32 = 8;
+/// Connections looked at before the loop turns.
+const SLICE: usize = 64;
+
+/// Every connection whose paths are managed.
+#[derive(Debug)]
+pub(super) struct Paths {
+    live: Table,
+    closed: Closed,
+    /// Connections to be looked at, each once.
+    dirty: VecDeque<Token>,
+    /// Connections to be looked at when there is room for their questions about routes, each once.
+    crowded: VecDeque<Token>,
+    /// Connections still to be looked at because the host's network changed, each once.
+    sweep: VecDeque<Token>,
+    /// Connections with a path that had no route.
+    unrouted: BTreeSet<Token>,
+    /// They may have one now.
+    rerouted: bool,
+    /// The addresses that were usable when the view was last taken, sorted.
+    usable: Vec<(IpAddr, IfIndex)>,
+    /// When a connection is to be looked at again; an entry counts if the connection says the same.
+    timers: BinaryHeap<Reverse<(Instant, Token)>>,
+    /// Commands that are not answered yet, in the order in which they were sent.
+    asked: VecDeque<(Ticket, Token, Asked)>,
+    ways: Ways,
+    /// The ids that addresses get where a connection does not know better.
+    ids: Ids,
+    work: Work,
+    view_changed: bool,
+    /// Connections that are gone and needed listeners of the daemon's.
+    unannounced: Vec<Token>,
+    /// Connections looked at since one needed anything.
+    calm: u32,
+}
+
+/// What is needed to decide about connections.
+pub(super) struct Host<'a> {
+    pub(super) view: &'a View<'a>,
+    pub(super) manager: &'a dyn PathManager,
+    pub(super) policy: PathPolicy,
+    pub(super) now: Instant,
+}
+
+impl Paths {
+    pub(super) fn new() -> Self {
+        Self {
+            live: Table::default(),
+            closed: Closed::default(),
+            dirty: VecDeque::new(),
+            crowded: VecDeque::new(),
+            sweep: VecDeque::new(),
+            unrouted: BTreeSet::new(),
+            rerouted: false,
+            usable: Vec::new(),
+            timers: BinaryHeap::new(),
+            asked: VecDeque::new(),
+            ways: Ways::default(),
+            ids: Ids::default(),
+            work: Work::default(),
+            view_changed: true,
+            unannounced: Vec::new(),
+            calm: 0,
+        }
+    }
+
+    /// Applies what the kernel said of a connection.
+    pub(super) fn apply(&mut self, event: &MptcpEvent, policy: &PathPolicy, now: Instant) {
+        match event {
+            MptcpEvent::Created(told) => self.created(told, now),
+            MptcpEvent::Established(told) => self.established(told, now),
+            MptcpEvent::Closed(token) => self.forget(*token, now),
+            MptcpEvent::Announced(told) => {
+                self.change(told.token, |managed| managed.connection.announced(told.remote_id, told.remote));
+            }
+            MptcpEvent::Removed(token, id) => self.change(*token, |managed| {
+                managed.connection.withdrawn(*id);
+                true
+            }),
+            MptcpEvent::SubflowEstablished(told) => self.change(told.token, |managed| {
+                managed.subflow_established(told, now);
+                true
+            }),
+            MptcpEvent::SubflowClosed(told) => self.change(told.token, |managed| {
+                managed.subflow_closed(told, policy, now);
+                true
+            }),
+            MptcpEvent::SubflowPriority(told) => self.change(told.token, |managed| {
+                let mut flows = managed.connection.subflows.iter_mut();
+                let flow = flows.find(|flow| flow.is(told.local, told.remote));
+                flow.is_some_and(|flow| std::mem::replace(&mut flow.backup_by_peer, told.backup) != told.backup)
+            }),
+            MptcpEvent::ListenerCreated(_) | MptcpEvent::ListenerClosed(_) => {}
+        }
+    }
+
+    fn created(&mut self, told: &event::Connection, now: Instant) {
+        self.forget_listeners(told.token);
+        let managed = Managed::new(told, stays_here(told), now);
+        if self.live.insert(told.token, managed) {
+            // The token is another connection's now: what is said of the former does not matter any more.
+            self.asked.retain(|(_, token, _)| *token != told.token);
+        }
+    }
+
+    fn established(&mut self, told: &event::Connection, now: Instant) {
+        if !self.live.contains(told.token) {
+            // What comes after CLOSED is of the connection that was closed.
+            if self.closed.contains(told.token, now) {
+                return;
+            }
+            self.created(told, now);
+        }
+        self.change(told.token, |managed| {
+            managed.connection.deny_join_id0 |= told.deny_join_id0;
+            !std::mem::replace(&mut managed.connection.established, true)
+        });
+    }
+
+    /// The connection is gone.
+    fn forget(&mut self, token: Token, now: Instant) {
+        self.forget_listeners(token);
+        if self.live.remove(token) {
+            self.closed.bury(token, now);
+            self.asked.retain(|(_, asked, _)| *asked != token);
+            self.unrouted.remove(&token);
+        }
+    }
+
+    /// The connection is about to be gone, and with it what it needed listeners for.
+    fn forget_listeners(&mut self, token: Token) {
+        if self.live.get_mut(token).is_some_and(|managed| managed.listens) {
+            self.unannounced.push(token);
+        }
+    }
+
+    /// Changes a connection, if it is known, and has it looked at if the change matters.
+    fn change(&mut self, token: Token, change: impl FnOnce(&mut Managed) -> bool) {
+        let Some(managed) = self.live.get_mut(token) else { return };
+        let matters = change(managed);
+        if matters && !managed.dirty && !managed.left_alone {
+            managed.dirty = true;
+            self.dirty.push_back(token);
+        }
+    }
+
+    fn touch(&mut self, token: Token) {
+        self.change(token, |_| true);
+    }
+
+    /// The links, addresses or rules of the host are not what they were.
+    pub(super) fn network_changed(&mut self) {
+        self.ways.changed(RoutingChange::Everything);
+        self.view_changed = true;
+    }
+
+    /// A route is not what it was.
+    pub(super) fn routing_changed(&mut self, change: RoutingChange) {
+        self.ways.changed(change);
+        self.rerouted |= !self.unrouted.is_empty();
+    }
+
+    /// Others listen than did.
+    pub(super) fn listeners_changed(&mut self) {
+        self.view_changed = true;
+    }
+
+    /// Connections that are gone and needed listeners of the daemon's, each once.
+    pub(super) fn take_unannounced(&mut self) -> Vec<Token> {
+        std::mem::take(&mut self.unannounced)
+    }
+
+    /// Path manager or policy are others now.
+    pub(super) fn configured(&mut self) {
+        for (_, managed) in self.live.iter_mut() {
+            managed.memo = Memo::default();
+            managed.took = None;
+        }
+        self.view_changed = true;
+    }
+
+    /// No answer will come to what was asked.
+    pub(super) fn forget_requests(&mut self) {
+        self.asked.clear();
+    }
+
+    /// No answer will come to questions about routes.
+    pub(super) fn forget_ways(&mut self) {
+        for token in self.ways.forget() {
+            self.touch(token);
+        }
+    }
+
+    /// Whether a connection may need something as soon as it is there.
+    pub(super) fn hurries(&self) -> bool {
+        self.calm < CALM
+    }
+
+    /// Whether there is work that waits for nothing.
+    pub(super) fn has_work(&self) -> bool {
+        let queued = !self.dirty.is_empty() || !self.sweep.is_empty();
+        queued || self.view_changed || self.rerouted || (!self.crowded.is_empty() && self.ways.has_room())
+    }
+
+    /// When there will be work.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((time, _))| *time)
+    }
+
+    /// Looks at some of the connections that are to be looked at.
+    pub(super) fn advance(&mut self, host: &Host<'_>, listeners: &mut Listeners, outbox: &mut Outbox) {
+        self.expire(host.now);
+        if std::mem::take(&mut self.view_changed) {
+            self.calm = 0;
+            self.begin_sweep(host.view);
+        }
+        if std::mem::take(&mut self.rerouted) {
+            for token in std::mem::take(&mut self.unrouted) {
+                self.change(token, Managed::reroute);
+            }
+        }
+        for _ in 0..SLICE {
+            let Some(token) = self.next() else { break };
+            self.converge(token, host, listeners, outbox);
+        }
+        self.tidy_timers();
+    }
+
+    /// The next connection to be looked at: what happened to one comes before what may concern it.
+    fn next(&mut self) -> Option<Token> {
+        if let Some(token) = self.dirty.pop_front() {
+            return Some(token);
+        }
+        if self.ways.has_room() {
+            if let Some(token) = self.crowded.pop_front() {
+                self.live.get_mut(token).into_iter().for_each(|managed| managed.crowded = false);
+                return Some(token);
+            }
+        }
+        let token = self.sweep.pop_front()?;
+        self.live.get_mut(token).into_iter().for_each(|managed| managed.swept = false);
+        Some(token)
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while self.timers.peek().is_some_and(|Reverse((time, _))| *time <= now) {
+            let Some(Reverse((time, token))) = self.timers.pop() else { return };
+            self.change(token, |managed| managed.wake.take_if(|wake| *wake == time).is_some());
+        }
+    }
+
+    /// What waits for nothing any more is dropped before it outgrows what is.
+    fn tidy_timers(&mut self) {
+        if self.timers.len() > 2 * self.live.len() + 64 || self.live.is_empty() {
+            let wakes = self.live.iter().filter_map(|(token, managed)| Some(Reverse((managed.wake?, token))));
+            self.timers = wakes.collect();
+        }
+    }
+
+    /// Every connection is to be looked at; those that still wait for an earlier sweep come first.
+    fn begin_sweep(&mut self, view: &View<'_>) {
+        let mut usable: Vec<_> = view.usable().map(|local| (local.address, local.if_index)).collect();
+        usable.sort_unstable();
+        let former = std::mem::replace(&mut self.usable, usable);
+        let returned = self.usable.iter().filter(|pair| former.binary_search(pair).is_err());
+        let returned: Vec<IpAddr> = returned.map(|(address, _)| *address).collect();
+        for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
+            managed.forgive(&returned);
+            if !std::mem::replace(&mut managed.swept, true) {
+                self.sweep.push_back(token);
+            }
+        }
+    }
+
+    /// The question that a ticket stands for, if it is one about a route.
+    pub(super) fn question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
+        self.ways.question(ticket)
+    }
+
+    /// Takes an answer about a route.
+    pub(super) fn end_way(&mut self, ticket: Ticket, way: Way, outbox: &mut Outbox, now: Instant) {
+        let waiting = self.ways.answer(ticket, way, |question| outbox.send(Request::AskRoute(question), now));
+        for token in waiting {
+            self.touch(token);
+        }
+    }
+
+    /// Takes the end of a command; whether it was one of these.
+    pub(super) fn end(
+        &mut self,
+        ticket: Ticket,
+        result: Result<(), Failure<'_>>,
+        policy: &PathPolicy,
+        outbox: &mut Outbox,
+        now: Instant,
+    ) -> bool {
+        let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
+        let Some((_, token, asked)) = self.asked.remove(place) else { return false };
+        match result {
+            Ok(()) | Err(Failure::Interrupted) => self.change(token, |managed| managed.accepted(asked)),
+            // net/mptcp/pm_userspace.c, `mptcp_userspace_pm_get_sock`.
+            Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => self.forget(token, now),
+            Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
+            Err(Failure::Refused(refusal)) => {
+                self.change(token, |managed| managed.refused(asked, policy, now));
+                // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
+                // the id away itself, to a join that it then rejected.
+                if refusal.text == "did not match address and id"
+                    && self.live.get_mut(token).is_some_and(Managed::may_list)
+                {
+                    let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
+                    self.asked.push_back((ticket, token, Asked::List));
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes an address that has an id in a connection; whether it is part of an answer to that question.
+    pub(super) fn collect(&mut self, ticket: Ticket, listed: &Endpoint) -> bool {
+        let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
+        self.change(*token, |managed| {
+            managed.connection.learn_id(listed.address.to_canonical(), listed.id);
+            true
+        });
+        true
+    }
+
+    fn leave_alone(&mut self, token: Token) {
+        if let Some(managed) = self.live.get_mut(token) {
+            managed.left_alone = true;
+            managed.attempts = Vec::new();
+        }
+    }
+}
+
+/// Whether both ends are on this host.
+fn stays_here(told: &event::Connection) -> bool {
+    let (local, remote) = (told.local.ip().to_canonical(), told.remote.ip().to_canonical());
+    local.is_loopback() || remote.is_loopback() || local == remote
+}

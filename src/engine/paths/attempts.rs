@@ -1,0 +1,299 @@
+//! How a path that is wanted and not established stands, and when it is tried again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::PathPolicy;
+use crate::connections::Subflow;
+use crate::engine::retry::Backoff;
+use crate::event;
+use crate::plugin::{self, AttemptState, Origin};
+use crate::types::{IfIndex, Token};
+
+/// A path that was tried, or is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    pub(super) local: IpAddr,
+    /// 0 while it is not known.
+    pub(super) if_index: IfIndex,
+    pub(super) remote: SocketAddr,
+    pub(super) state: State,
+    /// What was asked for when it was begun.
+    pub(super) backup: bool,
+    /// One more try, soon, before pauses begin: the far end of a link wakes later than this one.
+    again: bool,
+    /// It was lost before.
+    was_lost: bool,
+    /// Joins that the kernel was told to begin and that have not ended, one way or the other.
+    flying: u8,
+    failures: u32,
+    backoff: Backoff,
+    seed: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// To be begun at once.
+    Wanted,
+    /// The kernel has no route.
+    NoRoute,
+    /// The kernel was told to begin it.
+    Pending(Instant),
+    /// Established; kept because it was lost not long ago.
+    Up(Instant),
+    Failed(Instant),
+    Refused(Instant),
+    /// The peer took no more at that time; until then, unless another subflow goes before.
+    Full(Instant),
+}
+
+/// Why a path was lost, or could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// It had been there for a while.
+    Lived,
+    /// It was lost right away, or never came to be.
+    Early,
+    /// The peer does not want it.
+    Refused,
+    /// The peer has enough.
+    Full,
+}
+
+/// A subflow that was there for so long was sound.
+const LIVED: Duration = Duration::from_secs(5);
+/// What the peer closes so soon, without an error, is more than it takes.
+const TURNED_AWAY: Duration = Duration::from_secs(1);
+/// What was lost comes back after that.
+const SOON: Duration = Duration::from_millis(60);
+/// The second try after a link came back.
+const SECOND_TRY: Duration = Duration::from_millis(400);
+/// The kernel gives up well before; if its word was lost, so does this.
+const LONGEST_PENDING: Duration = Duration::from_secs(180);
+/// So long after its pause a path that failed is remembered.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// Connections are young for so long.
+const YOUNG: Duration = Duration::from_secs(60);
+
+impl Loss {
+    /// Of a subflow that never was established.
+    pub(super) fn of_attempt(told: &event::Subflow) -> Self {
+        if is_refusal(told) { Self::Refused } else { Self::Early }
+    }
+
+    /// Of one that was.
+    pub(super) fn of_subflow(told: &event::Subflow, flow: &Subflow, now: Instant) -> Self {
+        let lived = now.saturating_duration_since(flow.since);
+        let turned_away = told.error.is_none() && told.reset.is_none() && !flow.withdrawn && lived < TURNED_AWAY;
+        if lived >= LIVED {
+            Self::Lived
+        } else if is_refusal(told) {
+            Self::Refused
+        } else if turned_away && flow.origin == Origin::Local {
+            Self::Full
+        } else {
+            Self::Early
+        }
+    }
+}
+
+/// The peer says that it will not take it later either; "unspecified" says nothing, that is what a
+/// socket leaves that was killed (RFC 8684, section 3.6, table 3).
+fn is_refusal(told: &event::Subflow) -> bool {
+    told.reset.is_some_and(|reset| !reset.transient && reset.reason != 0)
+}
+
+impl Attempt {
+    pub(super) fn new(token: Token, local: IpAddr, if_index: IfIndex, remote: SocketAddr) -> Self {
+        Self {
+            local,
+            if_index,
+            remote,
+            state: State::Wanted,
+            backup: false,
+            again: false,
+            was_lost: false,
+            flying: 0,
+            failures: 0,
+            backoff: Backoff::default(),
+            seed: token.0,
+        }
+    }
+
+    /// The kernel is told to begin it.
+    pub(super) fn begun(&mut self, backup: bool, now: Instant) {
+        if matches!(self.state, State::Pending(_)) {
+            // What became of the one before has been missed.
+            self.flying = 0;
+        }
+        self.flying = self.flying.saturating_add(1);
+        self.backup = backup;
+        self.state = State::Pending(now);
+    }
+
+    /// Whether it is this path.
+    pub(super) fn is(&self, local: IpAddr, if_index: IfIndex, remote: SocketAddr) -> bool {
+        let same_interface = self.if_index == if_index || self.if_index == IfIndex(0);
+        self.local == local && self.remote == remote && same_interface
+    }
+
+    /// Whether it joins these ends, through whatever interface.
+    pub(super) fn joins(&self, local: IpAddr, remote: SocketAddr) -> bool {
+        self.local == local && self.remote == remote
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        matches!(self.state, State::Pending(_))
+    }
+
+    /// Whether a join has not ended.
+    pub(super) fn is_flying(&self) -> bool {
+        self.flying > 0
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    pub(super) fn succeeded(&mut self, now: Instant) {
+        self.flying = self.flying.saturating_sub(1);
+        self.state = State::Up(now);
+    }
+
+    /// The kernel may have a route now.
+    pub(super) fn reroute(&mut self) -> bool {
+        let unrouted = self.state == State::NoRoute;
+        if unrouted {
+            self.state = State::Wanted;
+            self.again = true;
+        }
+        unrouted
+    }
+
+    /// A link or address that it depends on came back.
+    pub(super) fn forgive(&mut self) {
+        // One that is on its way may have been lost with the link: another is begun beside it.
+        if !self.is_up() {
+            self.state = State::Wanted;
+        }
+        self.failures = 0;
+        self.backoff.reset();
+        self.again = true;
+    }
+
+    /// Whether the peer does not want it for now.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.state, State::Refused(_) | State::Full(_))
+    }
+
+    /// The peer may take it now that another subflow is gone, once it knows of that.
+    pub(super) fn room_was_made(&mut self, now: Instant) {
+        if matches!(self.state, State::Full(_)) {
+            self.state = State::Failed(now + SOON);
+        }
+    }
+
+    /// It is up, and nothing is to be remembered of it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_up() && self.flying == 0 && self.failures == 0 && !self.was_lost && !self.again
+    }
+
+    /// A join came to nothing. While another is on its way, that one decides.
+    pub(super) fn failed(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
+        self.flying = self.flying.saturating_sub(1);
+        if self.is_pending() && self.flying == 0 {
+            self.pause(loss, connection_since, policy, now);
+        }
+    }
+
+    /// A subflow was lost. While another is on its way, that one decides, but is not trusted at once.
+    pub(super) fn lost(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
+        if self.is_pending() {
+            self.was_lost = true;
+            self.failures = self.failures.saturating_add(u32::from(loss != Loss::Lived));
+        } else {
+            self.pause(loss, connection_since, policy, now);
+        }
+    }
+
+    /// Decides when it is tried again.
+    fn pause(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
+        // The first loss of a path that was up says as little as that of one that lived.
+        let first_loss = matches!(self.state, State::Wanted) && !std::mem::replace(&mut self.was_lost, true);
+        let young = now.saturating_duration_since(connection_since) < YOUNG;
+        let most = if young { policy.longest_early_retry } else { policy.longest_retry };
+        if loss == Loss::Lived || (loss == Loss::Early && first_loss) {
+            self.failures = 0;
+            self.backoff.reset();
+            self.state = State::Failed(now + SOON);
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if loss != Loss::Refused && std::mem::take(&mut self.again) {
+            // The word of a withdrawal may also reach the peer after the join that follows it.
+            self.state = State::Failed(now + SECOND_TRY);
+        } else if matches!(loss, Loss::Refused | Loss::Full) {
+            let longest = policy.longest_retry;
+            let time = self.backoff.after_failure(now, longest, longest, self.seed());
+            self.state = if loss == Loss::Full { State::Full(time) } else { State::Refused(time) };
+        } else {
+            self.state = State::Failed(self.backoff.after_failure(now, policy.first_retry, most, self.seed()));
+        }
+    }
+
+    /// When something is to be done about it without anything happening.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Wanted | State::NoRoute => None,
+            State::Up(since) => (self.failures > 0 || self.again).then_some(since + LIVED),
+            State::Pending(since) => Some(since + LONGEST_PENDING),
+            State::Failed(time) | State::Refused(time) | State::Full(time) => Some(time),
+        }
+    }
+
+    /// Whether it may be begun now.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        match self.state {
+            State::Wanted | State::NoRoute => true,
+            // Several of a kind may be wanted: the next waits until the first has proved sound.
+            State::Up(since) => self.failures == 0 || since + LIVED <= now,
+            State::Pending(_) | State::Failed(_) | State::Refused(_) | State::Full(_) => {
+                self.due().is_none_or(|due| due <= now)
+            }
+        }
+    }
+
+    /// Whether it may be forgotten to make room: it is not on its way, and has no pause to keep.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        self.state != State::NoRoute && self.is_ready(now)
+    }
+
+    /// Whether it is to be forgotten. Failures are remembered for a while though nobody wants the path:
+    /// whoever changes between two of them must not begin anew with each change.
+    pub(super) fn is_stale(&self, wanted: bool, now: Instant) -> bool {
+        match self.state {
+            State::Up(since) => since + LIVED <= now,
+            State::NoRoute => false,
+            State::Wanted => !wanted,
+            State::Pending(since) => !wanted && since + LONGEST_PENDING <= now,
+            State::Failed(due) | State::Refused(due) | State::Full(due) => !wanted && due + REMEMBERED <= now,
+        }
+    }
+
+    /// What path managers see of it.
+    pub(super) fn shown(&self) -> plugin::Attempt {
+        let state = match self.state {
+            State::Wanted | State::Up(_) => AttemptState::Wanted,
+            State::NoRoute => AttemptState::NoRoute,
+            State::Pending(since) => AttemptState::Pending(since),
+            State::Failed(time) => AttemptState::Failed(time),
+            State::Refused(time) | State::Full(time) => AttemptState::Refused(time),
+        };
+        let Self { local, if_index, remote, failures, .. } = *self;
+        plugin::Attempt { local, if_index, remote, state, failures }
+    }
+
+    fn seed(&self) -> u64 {
+        (u64::from(self.if_index.0) << 32) ^ u64::from(self.seed)
+    }
+}

@@ -1,0 +1,456 @@
+//! What is to be done about one connection: what its path manager wants is compared with what there is.
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::attempts::{Attempt, State};
+use super::managed::{Asked, Managed};
+use super::{Host, Paths};
+use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
+use crate::connections::{Connection, OwnAddress, Subflow};
+use crate::engine::Ticket;
+use crate::engine::ids::Ids;
+use crate::engine::listeners::Listeners;
+use crate::engine::outbox::Outbox;
+use crate::engine::ways::{Known, Pair, Ways};
+use crate::plugin::{self, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow};
+use crate::types::{AddressId, IfIndex, Token};
+
+/// A join of the peer that is not wanted may be one that the path manager is about to want.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Room that is used again for every connection.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    want: plugin::Paths,
+    remotes: Vec<Remote>,
+    flows: Vec<plugin::Subflow>,
+    attempts: Vec<plugin::Attempt>,
+    /// Which subflows some want stands for.
+    wanted: Vec<bool>,
+}
+
+/// One connection and what is needed to bring it nearer to what is wanted.
+pub(super) struct Task<'a, 'b> {
+    pub(super) token: Token,
+    pub(super) managed: &'a mut Managed,
+    pub(super) host: &'a Host<'b>,
+    pub(super) listeners: &'a mut Listeners,
+    pub(super) outbox: &'a mut Outbox,
+    asked: &'a mut VecDeque<(Ticket, Token, Asked)>,
+    ways: &'a mut Ways,
+    ids: &'a mut Ids,
+    /// A question about a route must wait for others.
+    crowded: bool,
+    /// A path was found to have no route: another may be wanted in its place.
+    news: bool,
+    /// When a subflow may be begun that may not now.
+    paced: Option<Instant>,
+    /// Something was asked of the kernel.
+    sent: bool,
+}
+
+impl Paths {
+    /// Sends what brings a connection nearer to what is wanted.
+    pub(super) fn converge(&mut self, token: Token, host: &Host<'_>, listeners: &mut Listeners, outbox: &mut Outbox) {
+        let Some(managed) = self.live.get_mut(token) else { return };
+        managed.dirty = false;
+        if !managed.connection.established || managed.left_alone || !may_be_managed(&managed.connection, host.view) {
+            return;
+        }
+        // Whoever connects to a listener of the daemon's is turned away.
+        if listeners.is_own(managed.connection.local.plain()) {
+            return;
+        }
+        let Self { asked, ways, ids, work, .. } = self;
+        let mut task = Task {
+            token,
+            managed,
+            host,
+            listeners,
+            outbox,
+            asked,
+            ways,
+            ids,
+            crowded: false,
+            news: false,
+            paced: None,
+            sent: false,
+        };
+        task.notice_dead_links();
+        task.ask_manager(work);
+        task.announce(&work.want.announcements);
+        task.match_wants(work);
+        let closing = task.withdraw(&work.wanted, work.want.only_these);
+        task.managed.forget_stale_attempts(&work.want.subflows, host);
+        let (crowded, news, sent) = (task.crowded, task.news, task.sent);
+        let paced = task.paced;
+        if crowded && !std::mem::replace(&mut managed.crowded, true) {
+            self.crowded.push_back(token);
+        }
+        if managed.is_unrouted() {
+            self.unrouted.insert(token);
+        } else {
+            self.unrouted.remove(&token);
+        }
+        self.calm = if sent || managed.is_needy() { 0 } else { self.calm.saturating_add(1) };
+        let wake = managed.next_look(work.want.wake_at.into_iter().chain(closing).chain(paced), host.now);
+        if managed.wake != wake {
+            managed.wake = wake;
+            self.timers.extend(wake.map(|wake| Reverse((wake, token))));
+        }
+        if news {
+            self.touch(token);
+        }
+    }
+}
+
+/// Whether the connection is one between hosts, and not through a link that is kept apart.
+fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
+    let (local, remote) = (connection.initial_address(), connection.remote.ip());
+    !view
+        .addresses()
+        .iter()
+        .any(|known| known.address == remote || (known.address == local && known.unusable == Some(Unusable::Apart)))
+}
+
+/// Whether the reason is one of the link or address itself: packets cannot pass.
+fn is_dead(reason: Unusable) -> bool {
+    match reason {
+        Unusable::NoLink
+        | Unusable::LinkDown
+        | Unusable::NoCarrier
+        | Unusable::Dormant
+        | Unusable::Tentative
+        | Unusable::Duplicate => true,
+        Unusable::Loopback
+        | Unusable::HostScope
+        | Unusable::LinkLocal
+        | Unusable::NotUnicast
+        | Unusable::Deprecated
+        | Unusable::Temporary
+        | Unusable::Existing
+        | Unusable::RouteUnknown
+        | Unusable::NoRoute
+        | Unusable::Rule(_)
+        | Unusable::BuiltIn
+        | Unusable::Apart => false,
+    }
+}
+
+/// The address that a subflow comes from, as the host has it now.
+fn place_of<'a>(view: &View<'a>, flow: &Subflow) -> Option<&'a LocalAddress<'a>> {
+    let address = flow.local_address();
+    let has = |local: &&LocalAddress<'_>| {
+        local.address == address && flow.if_index.is_none_or(|bound| bound == local.if_index)
+    };
+    let mut places = view.addresses().iter().filter(has);
+    let first = places.clone().next();
+    places.find(|local| local.unusable.is_none()).or(first)
+}
+
+impl Managed {
+    fn is_unrouted(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.state == State::NoRoute)
+    }
+
+    fn sound(&self) -> usize {
+        self.connection.subflows.iter().filter(|flow| flow.is_sound()).count()
+    }
+
+    fn pending(&self) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.is_pending()).count()
+    }
+
+    /// Whether there is a path to be made, of which anything but a route is missing.
+    fn is_needy(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.state != State::NoRoute)
+    }
+
+    /// When it is to be looked at though nothing may have happened. What is overdue waits for something
+    /// else to happen.
+    fn next_look(&self, wishes: impl Iterator<Item = Instant>, now: Instant) -> Option<Instant> {
+        let took = self.took.map(|took| took.until);
+        let attempts = self.attempts.iter().filter_map(Attempt::due);
+        attempts.chain(wishes).chain(took).chain(self.announcing.again).filter(|time| *time > now).min()
+    }
+
+    fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
+        let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is(want.local, want.if_index, want.remote));
+        self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now));
+        if self.attempts.is_empty() {
+            self.attempts = Vec::new();
+        }
+    }
+}
+
+impl Task<'_, '_> {
+    pub(super) fn send(&mut self, command: PathCommand, asked: Asked) {
+        let ticket = self.outbox.send(Request::Path(command), self.host.now);
+        self.asked.push_back((ticket, self.token, asked));
+        self.sent = true;
+    }
+
+    /// A subflow whose link or address is gone carries nothing. The side that can join again does not
+    /// trust it when the link is back: by then, its timers are far apart.
+    fn notice_dead_links(&mut self) {
+        let (server, view) = (self.managed.connection.server_side, self.host.view);
+        let mut died = false;
+        for flow in &mut self.managed.connection.subflows {
+            let dead = place_of(view, flow).is_none_or(|place| place.unusable.is_some_and(is_dead));
+            died |= dead && !flow.suspect;
+            flow.suspect = dead || (flow.suspect && !server);
+        }
+        if died {
+            self.managed.room_was_made(self.host.now);
+        }
+    }
+
+    fn ask_manager(&mut self, work: &mut Work) {
+        let connection = &self.managed.connection;
+        let view = self.host.view;
+        work.remotes.clear();
+        if !connection.server_side && !connection.deny_join_id0 && !connection.initial_withdrawn {
+            work.remotes.push(Remote { address: connection.remote.plain(), id: AddressId(0) });
+        }
+        for (id, address) in &connection.remotes {
+            let same = |remote: &Remote| remote.address == *address;
+            let denied = connection.deny_join_id0 && *address == connection.remote.plain();
+            if !denied && !work.remotes.iter().any(same) && !is_own(view, address.ip()) {
+                work.remotes.push(Remote { address: *address, id: *id });
+            }
+        }
+        work.flows.clear();
+        work.flows.extend(connection.subflows.iter().filter(|flow| !flow.closing).map(|flow| plugin::Subflow {
+            local: flow.local.plain(),
+            remote: flow.remote.plain(),
+            if_index: place_of(view, flow).map(|place| place.if_index),
+            origin: flow.origin,
+            since: flow.since,
+            backup_by_peer: flow.backup_by_peer,
+            suspect: flow.suspect,
+        }));
+        work.attempts.clear();
+        work.attempts.extend(self.managed.attempts.iter().map(Attempt::shown));
+        work.want.clear();
+        let shown = ConnectionView {
+            token: self.token,
+            side: if connection.server_side { Side::Server } else { Side::Client },
+            local: connection.local.plain(),
+            remotes: &work.remotes,
+            subflows: &work.flows,
+            attempts: &work.attempts,
+        };
+        self.host.manager.paths(view, &shown, &mut self.managed.memo, &mut work.want);
+        self.keep_to_caps(&mut work.want.subflows, &work.flows);
+    }
+
+    /// Of more wants than may be, the first count. What is there and is not closed for being unwanted, the
+    /// initial subflow and those of the peer, comes before any.
+    fn keep_to_caps(&self, wants: &mut Vec<WantedSubflow>, flows: &[plugin::Subflow]) {
+        let mut staying: Vec<_> =
+            flows.iter().filter(|flow| !flow.suspect && flow.origin != Origin::Local).copied().collect();
+        let staying_on: Vec<_> = staying.iter().filter_map(|flow| flow.if_index).collect();
+        let mut room = usize::from(self.host.policy.max_subflows).saturating_sub(staying.len());
+        let mut kept: Vec<IfIndex> = Vec::new();
+        wants.retain(|want| {
+            let stays = |flow: &plugin::Subflow| flow.local.ip() == want.local && flow.remote == want.remote;
+            if let Some(place) = staying.iter().position(stays) {
+                staying.swap_remove(place);
+                return true;
+            }
+            let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
+            let fits = room > 0 && self.cap_of(want).is_none_or(|cap| before < usize::from(cap));
+            if fits {
+                room -= 1;
+                kept.push(want.if_index);
+            }
+            fits
+        });
+    }
+
+    /// As many subflows may be on the interface that is wanted.
+    fn cap_of(&self, want: &WantedSubflow) -> Option<u8> {
+        let mut places = self.host.view.addresses().iter();
+        places.find(|local| local.address == want.local && local.if_index == want.if_index)?.max_subflows
+    }
+
+    fn match_wants(&mut self, work: &mut Work) {
+        work.wanted.clear();
+        work.wanted.resize(self.managed.connection.subflows.len(), false);
+        for want in &work.want.subflows {
+            let mut flows = self.managed.connection.subflows.iter().zip(&mut work.wanted).enumerate();
+            let found = flows.find(|(_, (flow, taken))| {
+                !**taken
+                    && flow.is_sound()
+                    && flow.local_address() == want.local
+                    && flow.remote_end() == want.remote
+                    && flow.if_index.is_none_or(|bound| bound == want.if_index)
+            });
+            match found {
+                Some((place, (_, taken))) => {
+                    *taken = true;
+                    self.set_backup(place, want.backup);
+                }
+                None => self.begin(want, &work.remotes),
+            }
+        }
+        // The others keep to the wish for their interface too: it is the peer that sends on them.
+        for place in 0..work.wanted.len() {
+            if work.wanted.get(place) == Some(&false) {
+                let flow = self.managed.connection.subflows.get(place);
+                if let Some(local) = flow.filter(|flow| flow.is_sound()).and_then(|flow| place_of(self.host.view, flow))
+                {
+                    self.set_backup(place, local.backup);
+                }
+            }
+        }
+    }
+
+    fn set_backup(&mut self, place: usize, backup: bool) {
+        let Some(flow) = self.managed.connection.subflows.get_mut(place) else { return };
+        if flow.backup != backup {
+            flow.backup = backup;
+            let ends = ends_of(self.token, flow);
+            self.send(PathCommand::SetBackup(ends, backup), Asked::Other);
+        }
+    }
+
+    /// Creates a wanted subflow if its time has come.
+    fn begin(&mut self, want: &WantedSubflow, remotes: &[Remote]) {
+        let now = self.host.now;
+        let known = |attempt: &Attempt| attempt.is(want.local, want.if_index, want.remote);
+        let place = self.managed.attempts.iter().position(known);
+        let before = place.and_then(|place| self.managed.attempts.get(place)).copied();
+        if before.is_some_and(|attempt| !attempt.is_ready(now)) {
+            return;
+        }
+        if !self.may_have_more() || (place.is_none() && !self.managed.has_room(now)) {
+            return;
+        }
+        let mut attempt = before.unwrap_or_else(|| Attempt::new(self.token, want.local, want.if_index, want.remote));
+        attempt.if_index = want.if_index;
+        let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
+        let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
+        match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {
+            Known::Yes => match self.managed.pace.take(now) {
+                Ok(()) => self.create(&mut attempt, want, remotes),
+                Err(time) => {
+                    self.paced = Some(time);
+                    return;
+                }
+            },
+            Known::No => {
+                self.news |= attempt.state != State::NoRoute;
+                attempt.state = State::NoRoute;
+            }
+            Known::Asked => {}
+            Known::Later => self.crowded = true,
+        }
+        match place.and_then(|place| self.managed.attempts.get_mut(place)) {
+            Some(known) => *known = attempt,
+            None => {
+                self.managed.remember(attempt, now);
+            }
+        }
+    }
+
+    /// Whether one more subflow may be begun: for this host, and for the peer as far as it showed.
+    fn may_have_more(&self) -> bool {
+        let there = self.managed.sound() + self.managed.pending();
+        let took = self.managed.took.filter(|took| self.host.now < took.until);
+        there < usize::from(self.host.policy.max_subflows) && took.is_none_or(|took| there < took.subflows)
+    }
+
+    fn create(&mut self, attempt: &mut Attempt, want: &WantedSubflow, remotes: &[Remote]) {
+        let Some(local_id) = self.id_for(want.local, 0) else { return };
+        let remote_id =
+            remotes.iter().find(|remote| remote.address == want.remote).map_or(AddressId(0), |found| found.id);
+        attempt.begun(want.backup, self.host.now);
+        let subflow = NewSubflow {
+            token: self.token,
+            local: want.local,
+            local_id,
+            remote: want.remote,
+            remote_id,
+            backup: want.backup,
+            if_index: Some(want.if_index),
+        };
+        self.send(PathCommand::CreateSubflow(subflow), Asked::Create(want.local, want.remote));
+    }
+
+    /// The id of an address in this connection, chosen now if it has none.
+    pub(super) fn id_for(&mut self, address: IpAddr, port: u16) -> Option<AddressId> {
+        let connection = &mut self.managed.connection;
+        if let Some(id) = connection.id_of(address, port) {
+            return Some(id);
+        }
+        let id = self.ids.choose(address, |id| connection.is_taken(id))?;
+        if port == 0 {
+            self.ids.remember(address, id);
+        }
+        connection.remember_id(OwnAddress { address, port, id, announced: false });
+        Some(id)
+    }
+
+    /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
+    /// there is one that works: without any, the kernel ends the connection after a while. Says when there
+    /// will be more to close.
+    fn withdraw(&mut self, wanted: &[bool], only_these: bool) -> Option<Instant> {
+        let mut sound = self.managed.sound();
+        let (mut marked, mut later) = (Vec::new(), None);
+        for (flow, wanted) in self.managed.connection.subflows.iter_mut().zip(wanted) {
+            let closes_at = match flow.origin {
+                _ if flow.suspect => Some(self.host.now),
+                Origin::Local => Some(flow.since),
+                Origin::Peer if only_these => Some(flow.since + GRACE),
+                Origin::Peer | Origin::Initial => None,
+            };
+            let enough = sound > usize::from(!flow.suspect);
+            let Some(time) = closes_at.filter(|_| enough && !flow.closing && !*wanted) else { continue };
+            if time > self.host.now {
+                later = Some(later.map_or(time, |other: Instant| other.min(time)));
+                continue;
+            }
+            sound -= usize::from(flow.is_sound());
+            flow.closing = true;
+            marked.push(*flow);
+        }
+        self.close(&marked);
+        later
+    }
+
+    /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
+    /// order, as closing makes the kernel forget the id.
+    pub(super) fn close(&mut self, flows: &[Subflow]) {
+        let connection = &self.managed.connection;
+        let mut gone: Vec<AddressId> = flows.iter().map(|flow| flow.local_id).collect();
+        gone.sort_unstable();
+        gone.dedup();
+        gone.retain(|id| {
+            let used = connection.subflows.iter().any(|flow| !flow.closing && flow.local_id == *id);
+            // The peer would drop a join that is on its way, too.
+            let joins = |attempt: &Attempt| connection.id_of(attempt.local, 0) == Some(*id);
+            let joining = self.managed.attempts.iter().any(|attempt| attempt.is_flying() && joins(attempt));
+            !used && !joining && !connection.own.iter().any(|own| own.announced && own.id == *id)
+        });
+        for id in gone {
+            self.send(PathCommand::Remove(self.token, id), Asked::Other);
+        }
+        for flow in flows {
+            let ends = ends_of(self.token, flow);
+            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
+        }
+    }
+}
+
+/// What names a subflow in commands.
+fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
+    SubflowEnds { token, local: flow.local.told(), remote: flow.remote.told() }
+}
+
+fn is_own(view: &View<'_>, address: IpAddr) -> bool {
+    view.addresses().iter().any(|local| local.address == address)
+}

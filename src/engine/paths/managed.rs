@@ -1,0 +1,233 @@
+//! One connection with what is done about it, and what its events and the answers to its commands mean.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use super::PathPolicy;
+use super::attempts::{Attempt, Loss};
+use crate::connections::{Connection, plain};
+use crate::engine::retry::{Backoff, Pace};
+use crate::event;
+use crate::plugin::{Memo, Origin};
+use crate::types::{IfIndex, Token};
+
+/// A connection and what is done about it.
+#[derive(Debug)]
+pub(super) struct Managed {
+    pub(super) connection: Connection,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) memo: Memo,
+    pub(super) took: Option<Took>,
+    pub(super) announcing: Announcing,
+    pub(super) wake: Option<Instant>,
+    /// Of subflows that are begun: a peer could otherwise have any number begun by announcing addresses.
+    pub(super) pace: Pace,
+    /// It waits to be looked at.
+    pub(super) dirty: bool,
+    /// It waits for room for a question about a route.
+    pub(super) crowded: bool,
+    /// It waits to be looked at because the host's network changed.
+    pub(super) swept: bool,
+    /// How often the kernel may still be asked for ids.
+    lists: u8,
+    /// It is under the kernel's own path manager, or stays on this host.
+    pub(super) left_alone: bool,
+    /// It needs a listener of the daemon's.
+    pub(super) listens: bool,
+}
+
+/// The peer closed what came beyond so many subflows, and is to be asked again at that time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Took {
+    pub(super) subflows: usize,
+    pub(super) until: Instant,
+}
+
+/// Whether the kernel takes announcements.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Announcing {
+    pub(super) again: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// What a command was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Create(IpAddr, SocketAddr),
+    Destroy(SocketAddr, SocketAddr),
+    Announce(IpAddr, u16),
+    List,
+    Other,
+}
+
+/// The kernel's list of ids is read so often for one connection; more would be of no use.
+const MOST_LISTS: u8 = 8;
+/// As many paths of one connection are remembered that are not established: a peer chooses the addresses
+/// that it announces, and each costs a packet.
+const MOST_ATTEMPTS: usize = 64;
+
+impl Managed {
+    pub(super) fn new(told: &event::Connection, left_alone: bool, now: Instant) -> Self {
+        Self {
+            connection: Connection::new(told, now),
+            attempts: Vec::new(),
+            memo: Memo::default(),
+            took: None,
+            announcing: Announcing::default(),
+            wake: None,
+            pace: Pace::default(),
+            dirty: false,
+            crowded: false,
+            swept: false,
+            lists: MOST_LISTS,
+            left_alone,
+            listens: false,
+        }
+    }
+
+    pub(super) fn subflow_established(&mut self, told: &event::Subflow, now: Instant) {
+        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
+        let leads = self.connection.leads_to(remote);
+        let (origin, backup) = match self.attempt_at(told, local, remote) {
+            Some(attempt) => {
+                attempt.succeeded(now);
+                (Origin::Local, attempt.backup)
+            }
+            None if leads => (Origin::Local, false),
+            None => (Origin::Peer, false),
+        };
+        self.attempts.retain(|attempt| !attempt.is_settled());
+        self.connection.add_subflow(told, origin, backup, now);
+    }
+
+    /// The attempt that an event is about: of several, one on its way through that interface.
+    fn attempt_at(&mut self, told: &event::Subflow, local: IpAddr, remote: SocketAddr) -> Option<&mut Attempt> {
+        let same_link = |attempt: &Attempt| told.if_index == Some(attempt.if_index);
+        let attempts = self.attempts.iter_mut().filter(|attempt| attempt.joins(local, remote) && !attempt.is_up());
+        attempts.max_by_key(|attempt| (attempt.is_flying(), same_link(attempt)))
+    }
+
+    pub(super) fn subflow_closed(&mut self, told: &event::Subflow, policy: &PathPolicy, now: Instant) {
+        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
+        let Some(flow) = self.connection.take_subflow(told.local, told.remote) else {
+            return self.join_failed(told, policy, now);
+        };
+        let loss = Loss::of_subflow(told, &flow, now);
+        let turned_away = matches!(loss, Loss::Refused | Loss::Full);
+        if flow.closing || !turned_away {
+            self.room_was_made(now);
+        }
+        if flow.closing || flow.origin == Origin::Peer {
+            return;
+        }
+        let (since, subflows) = (self.connection.since, self.connection.subflows.iter());
+        let left = subflows.filter(|flow| !flow.closing).count();
+        let Some(attempt) = self.attempt_for(told.token, local, remote, now) else { return };
+        attempt.lost(loss, since, policy, now);
+        if turned_away && attempt.is_refused() {
+            self.took = attempt.due().map(|until| Took { subflows: left, until });
+        }
+    }
+
+    /// It never was established. The kernel may not tell the port (`mptcp_event_sub_closed`).
+    fn join_failed(&mut self, told: &event::Subflow, policy: &PathPolicy, now: Instant) {
+        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
+        let same = |attempt: &Attempt| {
+            let nearly = remote.port() == 0 && attempt.local == local && attempt.remote.ip() == remote.ip();
+            attempt.is_flying() && (nearly || attempt.joins(local, remote))
+        };
+        let flying = self.attempts.iter_mut().filter(|attempt| same(attempt));
+        let since = self.connection.since;
+        if let Some(attempt) = flying.max_by_key(|attempt| told.if_index == Some(attempt.if_index)) {
+            attempt.failed(Loss::of_attempt(told), since, policy, now);
+        }
+    }
+
+    /// What is remembered of a path that was lost.
+    fn attempt_for(&mut self, token: Token, local: IpAddr, remote: SocketAddr, now: Instant) -> Option<&mut Attempt> {
+        let place = self.attempts.iter().position(|attempt| attempt.joins(local, remote));
+        let place = match place {
+            Some(place) => place,
+            None => {
+                self.remember(Attempt::new(token, local, IfIndex(0), remote), now).then(|| self.attempts.len() - 1)?
+            }
+        };
+        self.attempts.get_mut(place)
+    }
+
+    /// Adds an attempt if there is room.
+    pub(super) fn remember(&mut self, attempt: Attempt, now: Instant) -> bool {
+        let room = self.has_room(now);
+        if room {
+            self.attempts.reserve_exact(1);
+            self.attempts.push(attempt);
+        }
+        room
+    }
+
+    /// Whether one more attempt may be remembered; makes room if there is none.
+    pub(super) fn has_room(&mut self, now: Instant) -> bool {
+        if self.attempts.len() >= MOST_ATTEMPTS {
+            self.attempts.retain(|attempt| !attempt.is_idle(now));
+        }
+        self.attempts.len() < MOST_ATTEMPTS
+    }
+
+    /// The kernel took a command; whether that changes what is wanted.
+    pub(super) fn accepted(&mut self, asked: Asked) -> bool {
+        if matches!(asked, Asked::Announce(..)) {
+            self.announcing = Announcing::default();
+        }
+        false
+    }
+
+    /// Whether the kernel may be asked once more for the ids of this host's addresses.
+    pub(super) fn may_list(&mut self) -> bool {
+        let left = self.lists.checked_sub(1);
+        self.lists = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// The kernel refused a command for this connection.
+    pub(super) fn refused(&mut self, asked: Asked, policy: &PathPolicy, now: Instant) -> bool {
+        match asked {
+            Asked::Create(local, remote) => {
+                let mut flying = self.attempts.iter_mut().filter(|attempt| attempt.is_flying());
+                if let Some(attempt) = flying.find(|attempt| attempt.joins(local, remote)) {
+                    attempt.failed(Loss::Early, self.connection.since, policy, now);
+                }
+                true
+            }
+            Asked::Announce(address, port) => {
+                self.connection.not_announced(address, port);
+                let Announcing { again, backoff } = &mut self.announcing;
+                *again = Some(backoff.after_failure(now, policy.first_retry, policy.longest_retry, 0));
+                true
+            }
+            Asked::Destroy(local, remote) => {
+                self.connection.take_subflow(local, remote);
+                true
+            }
+            Asked::List | Asked::Other => false,
+        }
+    }
+
+    /// Failures of paths from addresses that came back are forgotten, and what the peer took.
+    pub(super) fn forgive(&mut self, returned: &[IpAddr]) {
+        if !returned.is_empty() {
+            self.took = None;
+            let came_back = |attempt: &&mut Attempt| returned.contains(&attempt.local);
+            self.attempts.iter_mut().filter(came_back).for_each(Attempt::forgive);
+        }
+    }
+
+    /// A subflow is dead: another may take its place with the peer.
+    pub(super) fn room_was_made(&mut self, now: Instant) {
+        self.attempts.iter_mut().for_each(|attempt| attempt.room_was_made(now));
+    }
+
+    /// There may be a route now for what had none; whether anything had none.
+    pub(super) fn reroute(&mut self) -> bool {
+        self.attempts.iter_mut().fold(false, |any, attempt| attempt.reroute() | any)
+    }
+}

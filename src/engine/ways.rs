@@ -1,0 +1,127 @@
+//! Which pairs of addresses have a route between them: the kernel is asked, with source and device, and
+//! its answers are kept until something changes that they depend on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::Ticket;
+use super::routes::Way;
+use crate::command::RouteQuestion;
+use crate::event::RoutingChange;
+use crate::network::covers;
+use crate::types::{IfIndex, Token};
+
+/// From this address, through that interface, to that address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pair {
+    pub(super) source: IpAddr,
+    pub(super) if_index: IfIndex,
+    pub(super) destination: IpAddr,
+}
+
+/// As many answers are kept; whoever has connections to more hosts asks again, at 5 us each.
+const MOST_KNOWN: usize = 4096;
+/// Questions on their way at a time, so that thousands do not keep the loop from its events.
+const MOST_AT_A_TIME: usize = 64;
+
+/// Answers, and questions on their way.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    known: BTreeMap<Pair, bool>,
+    asked: Vec<Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    ticket: Ticket,
+    question: RouteQuestion,
+    pair: Pair,
+    /// Something changed since: the answer may be of before.
+    outdated: bool,
+    /// Who waits for the answer.
+    waiting: Vec<Token>,
+}
+
+/// What is known of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    Yes,
+    No,
+    /// It was asked, and the connection is told.
+    Asked,
+    /// Too much is being asked already: look again when there is room.
+    Later,
+}
+
+impl Ways {
+    /// Whether there is a route; asks if it is not known.
+    pub(super) fn look(&mut self, pair: Pair, token: Token, send: impl FnOnce(RouteQuestion) -> Ticket) -> Known {
+        if let Some(known) = self.known.get(&pair) {
+            return if *known { Known::Yes } else { Known::No };
+        }
+        if let Some(asked) = self.asked.iter_mut().find(|asked| asked.pair == pair && !asked.outdated) {
+            if !asked.waiting.contains(&token) {
+                asked.waiting.push(token);
+            }
+            return Known::Asked;
+        }
+        if !self.has_room() {
+            return Known::Later;
+        }
+        let Pair { source, if_index, destination } = pair;
+        let question = RouteQuestion { source: Some(source), destination, if_index };
+        self.asked.push(Asked { ticket: send(question), question, pair, outdated: false, waiting: vec![token] });
+        Known::Asked
+    }
+
+    /// Whether one more may be asked.
+    pub(super) fn has_room(&self) -> bool {
+        self.asked.len() < MOST_AT_A_TIME
+    }
+
+    pub(super) fn question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
+        self.asked.iter().find(|asked| asked.ticket == ticket).map(|asked| &asked.question)
+    }
+
+    /// Takes an answer; the connections that waited for it look again.
+    pub(super) fn answer(
+        &mut self,
+        ticket: Ticket,
+        way: Way,
+        send: impl FnOnce(RouteQuestion) -> Ticket,
+    ) -> Vec<Token> {
+        let Some(place) = self.asked.iter().position(|asked| asked.ticket == ticket) else { return Vec::new() };
+        // For IPv6, an answer with a source may name another device with a better metric: see `routes`.
+        if let Some(asked) = self.asked.get_mut(place) {
+            if way == Way::Elsewhere && asked.pair.source.is_ipv6() && asked.question.source.is_some() {
+                asked.question.source = None;
+                asked.ticket = send(asked.question);
+                return Vec::new();
+            }
+        }
+        let asked = self.asked.swap_remove(place);
+        if !asked.outdated {
+            if self.known.len() >= MOST_KNOWN {
+                self.known.clear();
+            }
+            self.known.insert(asked.pair, way == Way::Through);
+        }
+        asked.waiting
+    }
+
+    /// The routing state changed: answers that may depend on it are forgotten.
+    pub(super) fn changed(&mut self, change: RoutingChange) {
+        let matters = |pair: &Pair| match change {
+            RoutingChange::Everything => true,
+            RoutingChange::Prefix(prefix, length) => covers(prefix, length, pair.destination),
+        };
+        self.known.retain(|pair, _| !matters(pair));
+        self.asked.iter_mut().filter(|asked| matters(&asked.pair)).for_each(|asked| asked.outdated = true);
+    }
+
+    /// No answer will come to what was asked.
+    pub(super) fn forget(&mut self) -> Vec<Token> {
+        self.known.clear();
+        self.asked.drain(..).flat_map(|asked| asked.waiting).collect()
+    }
+}
