@@ -39,6 +39,7 @@ impl Rules {
             max_subflows: rule.and_then(|rule| rule.max_subflows),
             announce: rule.and_then(|rule| rule.announce).unwrap_or(true),
             unusable: self.verdict(link, address).err(),
+            alive: link.state().is_ok() && address.is_alive(),
             ..LocalAddress::new(address.told.address, index, &link.name)
         }
     }

@@ -7,7 +7,7 @@ use super::PathPolicy;
 use crate::connections::Subflow;
 use crate::engine::retry::Backoff;
 use crate::event;
-use crate::plugin::{self, AttemptState, Origin};
+use crate::plugin::{self, AttemptState, Origin, WantedSubflow};
 use crate::types::{IfIndex, Token};
 
 /// A path that was tried, or is to be.
@@ -63,7 +63,7 @@ pub(super) enum Loss {
 /// A subflow that was there for so long was sound.
 const LIVED: Duration = Duration::from_secs(5);
 /// What the peer closes so soon, without an error, is more than it takes.
-const TURNED_AWAY: Duration = Duration::from_secs(1);
+pub(super) const TURNED_AWAY: Duration = Duration::from_secs(1);
 /// What was lost comes back after that.
 const SOON: Duration = Duration::from_millis(60);
 /// The second try after a link came back.
@@ -87,7 +87,7 @@ impl Loss {
         let turned_away = told.error.is_none() && told.reset.is_none() && !flow.withdrawn && lived < TURNED_AWAY;
         if lived >= LIVED {
             Self::Lived
-        } else if is_refusal(told) {
+        } else if is_refusal(told) && !is_data_error(told) {
             Self::Refused
         } else if turned_away && flow.origin == Origin::Local {
             Self::Full
@@ -101,6 +101,12 @@ impl Loss {
 /// socket leaves that was killed (RFC 8684, section 3.6, table 3).
 fn is_refusal(told: &event::Subflow) -> bool {
     told.reset.is_some_and(|reset| !reset.transient && reset.reason != 0)
+}
+
+/// "MPTCP-specific error": in answer to a join, that the connection is not known there; from a subflow
+/// that was established, that its data did not fit, which says nothing of the next one.
+fn is_data_error(told: &event::Subflow) -> bool {
+    told.reset.is_some_and(|reset| reset.reason == 1)
 }
 
 impl Attempt {
@@ -126,15 +132,22 @@ impl Attempt {
             // What became of the one before has been missed.
             self.flying = 0;
         }
+        // Of several on their way, nothing tells which was established: all ask for the same.
+        if self.flying == 0 {
+            self.backup = backup;
+        }
         self.flying = self.flying.saturating_add(1);
-        self.backup = backup;
         self.state = State::Pending(now);
     }
 
     /// Whether it is this path.
-    pub(super) fn is(&self, local: IpAddr, if_index: IfIndex, remote: SocketAddr) -> bool {
-        let same_interface = self.if_index == if_index || self.if_index == IfIndex(0);
-        self.local == local && self.remote == remote && same_interface
+    pub(super) fn is_wanted(&self, want: &WantedSubflow) -> bool {
+        self.joins(want.local, want.remote) && self.is_through(want.if_index)
+    }
+
+    /// Whether it is through that interface, as far as both are known.
+    pub(super) fn is_through(&self, if_index: IfIndex) -> bool {
+        self.if_index == if_index || self.if_index == IfIndex(0) || if_index == IfIndex(0)
     }
 
     /// Whether it joins these ends, through whatever interface.
@@ -272,9 +285,10 @@ impl Attempt {
     /// whoever changes between two of them must not begin anew with each change.
     pub(super) fn is_stale(&self, wanted: bool, now: Instant) -> bool {
         match self.state {
-            State::Up(since) => since + LIVED <= now,
+            State::Up(since) => since + if self.is_flying() { LONGEST_PENDING } else { LIVED } <= now,
             State::NoRoute => false,
-            State::Wanted => !wanted,
+            // Whatever becomes of a join on its way must not look like one of the peer.
+            State::Wanted => !wanted && self.flying == 0,
             State::Pending(since) => !wanted && since + LONGEST_PENDING <= now,
             State::Failed(due) | State::Refused(due) | State::Full(due) => !wanted && due + REMEMBERED <= now,
         }
@@ -295,5 +309,53 @@ impl Attempt {
 
     fn seed(&self) -> u64 {
         (u64::from(self.if_index.0) << 32) ^ u64::from(self.seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Reset;
+    use crate::types::{AddressId, Errno};
+
+    /// The end of a subflow that this host joined and the peer reset for that reason.
+    fn reset(reason: u32, since: Instant) -> (event::Subflow, Subflow) {
+        let (local, remote) = (SocketAddr::from(([10, 0, 1, 1], 40000)), SocketAddr::from(([10, 255, 0, 1], 5000)));
+        let told = event::Subflow {
+            token: Token(1),
+            local,
+            remote,
+            local_id: AddressId(1),
+            remote_id: AddressId(0),
+            backup: false,
+            if_index: None,
+            error: Some(Errno(104)),
+            reset: Some(Reset { reason, transient: false }),
+        };
+        let flow = Subflow {
+            local: local.into(),
+            remote: remote.into(),
+            local_id: told.local_id,
+            if_index: None,
+            since,
+            origin: Origin::Local,
+            backup: false,
+            backup_by_peer: false,
+            suspect: false,
+            closing: false,
+            withdrawn: false,
+        };
+        (told, flow)
+    }
+
+    #[test]
+    fn a_reset_for_data_that_does_not_fit_is_no_refusal_of_the_path() {
+        let now = Instant::now();
+        for (reason, loss) in [(0, Loss::Early), (1, Loss::Early), (2, Loss::Refused), (3, Loss::Refused)] {
+            let (told, flow) = reset(reason, now);
+            assert_eq!(Loss::of_subflow(&told, &flow, now), loss, "reason {reason}");
+            assert_eq!(Loss::of_subflow(&told, &flow, now + LIVED), Loss::Lived, "reason {reason}");
+        }
+        assert_eq!(Loss::of_attempt(&reset(1, now).0), Loss::Refused);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::attempts::{Attempt, State};
+use super::attempts::{Attempt, State, TURNED_AWAY};
 use super::managed::{Asked, Managed};
 use super::{Host, Paths};
 use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
@@ -79,12 +79,15 @@ impl Paths {
             paced: None,
             sent: false,
         };
+        if task.managed.lists_ids() {
+            task.send(PathCommand::ListAddresses(token), Asked::List);
+        }
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
+        task.managed.forget_stale_attempts(&work.want.subflows, host);
         task.match_wants(work);
         let closing = task.withdraw(&work.wanted, work.want.only_these);
-        task.managed.forget_stale_attempts(&work.want.subflows, host);
         let (crowded, news, sent) = (task.crowded, task.news, task.sent);
         let paced = task.paced;
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
@@ -116,30 +119,6 @@ fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
         .any(|known| known.address == remote || (known.address == local && known.unusable == Some(Unusable::Apart)))
 }
 
-/// Whether the reason is one of the link or address itself: packets cannot pass.
-fn is_dead(reason: Unusable) -> bool {
-    match reason {
-        Unusable::NoLink
-        | Unusable::LinkDown
-        | Unusable::NoCarrier
-        | Unusable::Dormant
-        | Unusable::Tentative
-        | Unusable::Duplicate => true,
-        Unusable::Loopback
-        | Unusable::HostScope
-        | Unusable::LinkLocal
-        | Unusable::NotUnicast
-        | Unusable::Deprecated
-        | Unusable::Temporary
-        | Unusable::Existing
-        | Unusable::RouteUnknown
-        | Unusable::NoRoute
-        | Unusable::Rule(_)
-        | Unusable::BuiltIn
-        | Unusable::Apart => false,
-    }
-}
-
 /// The address that a subflow comes from, as the host has it now.
 fn place_of<'a>(view: &View<'a>, flow: &Subflow) -> Option<&'a LocalAddress<'a>> {
     let address = flow.local_address();
@@ -160,8 +139,9 @@ impl Managed {
         self.connection.subflows.iter().filter(|flow| flow.is_sound()).count()
     }
 
-    fn pending(&self) -> usize {
-        self.attempts.iter().filter(|attempt| attempt.is_pending()).count()
+    /// Joins that may still succeed.
+    fn pending(&self, now: Instant) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.is_pending() && !attempt.is_ready(now)).count()
     }
 
     /// Whether there is a path to be made, of which anything but a route is missing.
@@ -178,7 +158,7 @@ impl Managed {
     }
 
     fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
-        let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is(want.local, want.if_index, want.remote));
+        let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is_wanted(want));
         self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now));
         if self.attempts.is_empty() {
             self.attempts = Vec::new();
@@ -196,12 +176,13 @@ impl Task<'_, '_> {
     /// A subflow whose link or address is gone carries nothing. The side that can join again does not
     /// trust it when the link is back: by then, its timers are far apart.
     fn notice_dead_links(&mut self) {
-        let (server, view) = (self.managed.connection.server_side, self.host.view);
+        let view = self.host.view;
+        let trusts = std::mem::take(&mut self.managed.trusts) || self.managed.connection.server_side;
         let mut died = false;
         for flow in &mut self.managed.connection.subflows {
-            let dead = place_of(view, flow).is_none_or(|place| place.unusable.is_some_and(is_dead));
+            let dead = place_of(view, flow).is_none_or(|place| !place.alive);
             died |= dead && !flow.suspect;
-            flow.suspect = dead || (flow.suspect && !server);
+            flow.suspect = dead || (flow.suspect && !trusts);
         }
         if died {
             self.managed.room_was_made(self.host.now);
@@ -261,6 +242,11 @@ impl Task<'_, '_> {
                 staying.swap_remove(place);
                 return true;
             }
+            // What cannot be begun takes no place from what can.
+            let unrouted = |attempt: &Attempt| attempt.state == State::NoRoute && attempt.is_wanted(want);
+            if self.managed.attempts.iter().any(unrouted) {
+                return true;
+            }
             let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
             let fits = room > 0 && self.cap_of(want).is_none_or(|cap| before < usize::from(cap));
             if fits {
@@ -301,8 +287,7 @@ impl Task<'_, '_> {
         for place in 0..work.wanted.len() {
             if work.wanted.get(place) == Some(&false) {
                 let flow = self.managed.connection.subflows.get(place);
-                if let Some(local) = flow.filter(|flow| flow.is_sound()).and_then(|flow| place_of(self.host.view, flow))
-                {
+                if let Some(local) = flow.filter(|flow| !flow.closing).and_then(|flow| place_of(self.host.view, flow)) {
                     self.set_backup(place, local.backup);
                 }
             }
@@ -321,7 +306,7 @@ impl Task<'_, '_> {
     /// Creates a wanted subflow if its time has come.
     fn begin(&mut self, want: &WantedSubflow, remotes: &[Remote]) {
         let now = self.host.now;
-        let known = |attempt: &Attempt| attempt.is(want.local, want.if_index, want.remote);
+        let known = |attempt: &Attempt| attempt.is_wanted(want);
         let place = self.managed.attempts.iter().position(known);
         let before = place.and_then(|place| self.managed.attempts.get(place)).copied();
         if before.is_some_and(|attempt| !attempt.is_ready(now)) {
@@ -359,7 +344,7 @@ impl Task<'_, '_> {
 
     /// Whether one more subflow may be begun: for this host, and for the peer as far as it showed.
     fn may_have_more(&self) -> bool {
-        let there = self.managed.sound() + self.managed.pending();
+        let there = self.managed.sound() + self.managed.pending(self.host.now);
         let took = self.managed.took.filter(|took| self.host.now < took.until);
         there < usize::from(self.host.policy.max_subflows) && took.is_none_or(|took| there < took.subflows)
     }
@@ -375,7 +360,7 @@ impl Task<'_, '_> {
             local_id,
             remote: want.remote,
             remote_id,
-            backup: want.backup,
+            backup: attempt.backup,
             if_index: Some(want.if_index),
         };
         self.send(PathCommand::CreateSubflow(subflow), Asked::Create(want.local, want.remote));
@@ -395,31 +380,38 @@ impl Task<'_, '_> {
         Some(id)
     }
 
-    /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
-    /// there is one that works: without any, the kernel ends the connection after a while. Says when there
-    /// will be more to close.
+    /// Closes what is suspect or not wanted once another has proved sound, what is dead once there is
+    /// another: without any, the kernel ends the connection after a while. Says when there will be more to
+    /// close.
     fn withdraw(&mut self, wanted: &[bool], only_these: bool) -> Option<Instant> {
-        let mut sound = self.managed.sound();
         let (mut marked, mut later) = (Vec::new(), None);
-        for (flow, wanted) in self.managed.connection.subflows.iter_mut().zip(wanted) {
-            let closes_at = match flow.origin {
-                _ if flow.suspect => Some(self.host.now),
-                Origin::Local => Some(flow.since),
-                Origin::Peer if only_these => Some(flow.since + GRACE),
-                Origin::Peer | Origin::Initial => None,
-            };
-            let enough = sound > usize::from(!flow.suspect);
-            let Some(time) = closes_at.filter(|_| enough && !flow.closing && !*wanted) else { continue };
-            if time > self.host.now {
+        for (place, _) in wanted.iter().enumerate().filter(|(_, wanted)| !**wanted) {
+            let Some(time) = self.closes_at(place, only_these) else { continue };
+            let Some(flow) = self.managed.connection.subflows.get_mut(place) else { continue };
+            if time <= self.host.now {
+                flow.closing = true;
+                marked.push(*flow);
+            } else {
                 later = Some(later.map_or(time, |other: Instant| other.min(time)));
-                continue;
             }
-            sound -= usize::from(flow.is_sound());
-            flow.closing = true;
-            marked.push(*flow);
         }
         self.close(&marked);
         later
+    }
+
+    /// When a subflow that is not wanted is closed, if it is.
+    fn closes_at(&self, place: usize, only_these: bool) -> Option<Instant> {
+        let flows = &self.managed.connection.subflows;
+        let flow = flows.get(place).filter(|flow| !flow.closing)?;
+        let time = match flow.origin {
+            Origin::Peer if only_these && !flow.suspect => flow.since + GRACE,
+            Origin::Peer | Origin::Initial if !flow.suspect => return None,
+            Origin::Local | Origin::Peer | Origin::Initial => flow.since,
+        };
+        let others = flows.iter().enumerate().filter(|(other, flow)| *other != place && flow.is_sound());
+        let proof = others.map(|(_, flow)| sound_since(flow)).min()?;
+        let is_dead = place_of(self.host.view, flow).is_none_or(|place| !place.alive);
+        Some(if is_dead { time } else { time.max(proof) })
     }
 
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
@@ -443,6 +435,14 @@ impl Task<'_, '_> {
             let ends = ends_of(self.token, flow);
             self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
         }
+    }
+}
+
+/// From when on a subflow counts: a peer that has enough takes a join and closes it right away.
+fn sound_since(flow: &Subflow) -> Instant {
+    match flow.origin {
+        Origin::Local => flow.since + TURNED_AWAY,
+        Origin::Initial | Origin::Peer => flow.since,
     }
 }
 

@@ -15,6 +15,10 @@ use super::{joins, net_v4, net_v6, service, start_managing, v4, wait_for_paths};
 /// Within which what was lost has to be back, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
+/// Within which a message has to arrive when a link is lost. 0.2 s is usual; but kernels (6.18 at least)
+/// rarely leave data of a subflow that was closed to the timer of the connection, which takes up to 5 s.
+const LONGEST_MESSAGE: Duration = Duration::from_secs(15);
+
 /// Kills the subflow of the only connection that has this address at the client, in one of the
 /// namespaces, and returns how long it takes until there is another.
 fn kill(daemon: &mut Daemon, net: &Net, at: &Namespace, local: IpAddr) -> Duration {
@@ -179,7 +183,7 @@ fn messages_of_any_size_in_both_directions_pass_a_link_that_is_lost() {
                 }
                 let longest = dialogue.finish().expect("a connection that lives");
                 measured(&format!("{size} bytes to and fro through '{name}': {longest:?} at the longest"));
-                assert!(longest < SOON, "{name}: {longest:?} for a message of {size} bytes");
+                assert!(longest < LONGEST_MESSAGE, "{name}: {longest:?} for a message of {size} bytes");
             }
         }
     });
