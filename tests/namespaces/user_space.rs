@@ -6,6 +6,7 @@ mod hostile;
 mod load;
 mod paths;
 mod servers;
+mod translator;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
