@@ -347,6 +347,10 @@ pub(crate) struct Subflow {
     pub(crate) remote: SocketAddr,
     pub(crate) established: bool,
     pub(crate) bytes_acked: u64,
+    /// This side wishes it to carry data only when no other can.
+    pub(crate) backup: bool,
+    /// The other side does.
+    pub(crate) backup_by_peer: bool,
 }
 
 impl Subflow {
@@ -359,8 +363,10 @@ impl Subflow {
         let mut words = words.split_whitespace();
         let established = words.next()? == "ESTAB";
         let (local, remote) = (socket_address(words.nth(2)?)?, socket_address(words.next()?)?);
-        let acked = words.find_map(|word| word.strip_prefix("bytes_acked:")?.parse().ok());
-        Some(Self { token, local, remote, established, bytes_acked: acked.unwrap_or(0) })
+        let bytes_acked = words.find_map(|word| word.strip_prefix("bytes_acked:")?.parse().ok()).unwrap_or(0);
+        let flags = multipath.split_once("flags:")?.1.split(' ').next()?;
+        let (backup, backup_by_peer) = (flags.contains('b'), flags.contains('B'));
+        Some(Self { token, local, remote, established, bytes_acked, backup, backup_by_peer })
     }
 }
 

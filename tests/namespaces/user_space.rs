@@ -5,6 +5,7 @@ mod healing;
 mod hostile;
 mod load;
 mod paths;
+mod rules;
 mod servers;
 mod translator;
 
