@@ -36,6 +36,8 @@ pub(super) struct Managed {
     lists: u8,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
+    /// It began on a link that is kept apart: it gets no paths.
+    pub(super) apart: bool,
     /// It needs a listener of the daemon's.
     pub(super) listens: bool,
 }
@@ -87,6 +89,7 @@ impl Managed {
             doubts_ids: false,
             lists: MOST_LISTS,
             left_alone,
+            apart: false,
             listens: false,
         }
     }
