@@ -36,6 +36,7 @@ fn main() {
     every_path_manager_has_a_feature();
     the_default_path_manager_is_there();
     link_the_unwinder_statically();
+    leave_out_unwind_tables();
 }
 
 fn variable(name: &str, default: &str) -> (String, String) {
@@ -112,4 +113,21 @@ fn link_the_unwinder_statically() {
         written.unwrap_or_else(|error| panic!("cannot write below {directory:?}: {error}"));
         println!("cargo::rustc-link-search=native={}", directory.display());
     }
+}
+
+/// Builds for small systems carry no tables for stack traces, an eighth of the program: a panic aborts, and
+/// without symbols a trace says little. What packages distribute keeps them, for core dumps.
+fn leave_out_unwind_tables() {
+    let has = |feature: &str| env::var_os(feature).is_some();
+    let small = !has("CARGO_FEATURE_TERM") && !has("CARGO_FEATURE_JOURNALD");
+    let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
+    if !small || !is("PROFILE", "release") || !is("CARGO_CFG_TARGET_OS", "linux") {
+        return;
+    }
+    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    let script = Path::new(&out).join("no-unwind-tables.ld");
+    let sections = "*(.eh_frame) *(.eh_frame_hdr) *(.gcc_except_table .gcc_except_table.*)";
+    let text = format!("SECTIONS {{ /DISCARD/ : {{ {sections} }} }} INSERT AFTER .rodata;\n");
+    fs::write(&script, text).unwrap_or_else(|error| panic!("cannot write {script:?}: {error}"));
+    println!("cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,-T,{}", script.display());
 }

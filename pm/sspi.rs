@@ -3,6 +3,7 @@
 //! family on its other interfaces, and closes nothing.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use mptcpd::plugin::{
     AttemptState, ConnectionView, LocalAddress, Manages, Memo, Origin, PathManager, Paths, Plugin, Remote, Side, View,
@@ -55,16 +56,16 @@ fn join(view: &View<'_>, connection: &ConnectionView<'_>, if_index: IfIndex, wan
     }
 }
 
-/// The lower, the better: what has not failed, then what failed least.
-fn hopelessness(connection: &ConnectionView<'_>, local: &LocalAddress<'_>, remote: &Remote) -> u32 {
+/// The lower, the better: what has not failed, then what failed least, then what may be tried first.
+fn hopelessness(connection: &ConnectionView<'_>, local: &LocalAddress<'_>, remote: &Remote) -> (u32, Option<Instant>) {
     let attempt = connection.attempts.iter().find(|attempt| {
         attempt.local == local.address && attempt.if_index == local.if_index && attempt.remote == remote.address
     });
-    attempt.map_or(0, |attempt| match attempt.state {
+    attempt.map_or((0, None), |attempt| match attempt.state {
         // What is on its way is not given up for another.
-        AttemptState::Pending(_) | AttemptState::Wanted => 0,
-        AttemptState::NoRoute => u32::MAX,
-        AttemptState::Failed(_) | AttemptState::Refused(_) => attempt.failures,
+        AttemptState::Pending(_) | AttemptState::Wanted => (0, None),
+        AttemptState::NoRoute => (u32::MAX, None),
+        AttemptState::Failed(time) | AttemptState::Refused(time) => (attempt.failures, Some(time)),
     })
 }
 

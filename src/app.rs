@@ -9,7 +9,7 @@ use slog::{Logger, crit, info};
 use crate::cli::{self, Action, Options};
 use crate::config::{self, Config, Loaded};
 use crate::daemon::{self, Setup, Sockets};
-use crate::engine::{PathPolicy, Policy};
+use crate::engine::Policy;
 use crate::exit::{Code, Fatal};
 use crate::listing;
 use crate::log;
@@ -35,8 +35,8 @@ pub fn main() -> ExitCode {
         Action::Usage => print(&cli::usage()),
         Action::Version => print(&cli::version()),
         Action::ListPlugins => print(&list(&plugins)),
-        Action::CheckConfig(options) => check(&options, &plugins),
-        Action::ListInterfaces(options) => list_interfaces(&options, &plugins),
+        Action::CheckConfig(options) => check(&options, &plugins, true),
+        Action::ListInterfaces(options) => check(&options, &plugins, false),
         Action::Run(options) => run(options, plugins),
     }
 }
@@ -79,33 +79,23 @@ fn list(plugins: &[&'static Plugin]) -> String {
     plugins.iter().map(line).collect()
 }
 
-fn check(options: &Options, plugins: &[&'static Plugin]) -> ExitCode {
-    match config::load(options, plugins) {
-        Ok(Loaded { config, notices }) => {
-            notices.iter().for_each(|notice| complain(notice));
-            let interfaces = options.list_interfaces.then(|| interfaces(&config)).transpose();
-            let commented = |list: String| {
-                list.lines().fold("\n# interfaces:\n".to_owned(), |text, line| text + "# " + line + "\n")
-            };
-            match interfaces {
-                Ok(list) => print(&(config::effective_toml(&config) + &list.map(commented).unwrap_or_default())),
-                Err(fatal) => fail(&fatal),
-            }
-        }
-        Err(error) => config_error(&error),
-    }
-}
-
-fn list_interfaces(options: &Options, plugins: &[&'static Plugin]) -> ExitCode {
-    let loaded = match config::load(options, plugins) {
+/// Prints the configuration, the interfaces, or both: then as comments, so that it stays TOML.
+fn check(options: &Options, plugins: &[&'static Plugin], with_config: bool) -> ExitCode {
+    let Loaded { config, notices } = match config::load(options, plugins) {
         Ok(loaded) => loaded,
         Err(error) => return config_error(&error),
     };
-    loaded.notices.iter().for_each(|notice| complain(notice));
-    match interfaces(&loaded.config) {
-        Ok(list) => print(&list),
-        Err(fatal) => fail(&fatal),
+    notices.iter().for_each(|notice| complain(notice));
+    let list = match options.list_interfaces.then(|| interfaces(&config)).transpose() {
+        Ok(list) => list.unwrap_or_default(),
+        Err(fatal) => return fail(&fatal),
+    };
+    if !with_config {
+        return print(&list);
     }
+    let heading = if list.is_empty() { "" } else { "\n# interfaces:\n" };
+    let text = config::effective_toml(&config) + heading;
+    print(&list.lines().fold(text, |text, line| text + "# " + line + "\n"))
 }
 
 fn interfaces(config: &Config) -> Result<String, Fatal> {
@@ -162,8 +152,8 @@ fn set_up(loaded: Loaded) -> Result<Setup, config::ConfigError> {
         info!(log, "{}", notice);
     }
     let rules = rules(&config);
-    let Config { debug, on_stop, sysctl, .. } = config;
-    let policy = Policy { rules, managers, connections, paths: PathPolicy::default(), debug };
+    let Config { debug, on_stop, sysctl, paths, .. } = config;
+    let policy = Policy { rules, managers, connections, paths, debug };
     Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, sysctl, log })
 }
 

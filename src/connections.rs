@@ -188,12 +188,15 @@ impl Connection {
         Some(self.subflows.swap_remove(place))
     }
 
-    /// The peer announced an address; whether that is news. What cannot be joined is not remembered.
+    /// The peer announced an address, in place of another that had the id; whether that is news. What
+    /// cannot be joined is not remembered.
     pub(crate) fn announced(&mut self, id: AddressId, remote: SocketAddr) -> bool {
         let plain = plain(remote);
         // Id 0 is that of the initial address (RFC 8684, section 3.4.1).
         if id == AddressId(0) || !can_be_joined(plain.ip()) || !self.takes(plain.ip()) {
-            return false;
+            let known = self.remotes.len();
+            self.remotes.retain(|(known, _)| *known != id);
+            return self.remotes.len() != known;
         }
         if let Some(known) = self.remotes.iter_mut().find(|(known, _)| *known == id) {
             let news = known.1 != plain;
@@ -217,13 +220,16 @@ impl Connection {
         self.initial_withdrawn |= id == AddressId(0);
     }
 
-    /// The address has that id for the kernel and the peer.
+    /// The address has that id for the kernel and the peer, and so no other, nor has another address that
+    /// id: what was asked for otherwise is refused.
     pub(crate) fn learn_id(&mut self, address: IpAddr, id: AddressId) {
-        if id == AddressId(0) || self.own.iter().any(|own| own.address == address && own.id == id) {
+        if id == AddressId(0) {
             return;
         }
-        self.own.retain(|own| own.announced || (own.id != id && own.address != address));
-        self.remember_id(OwnAddress { address, port: 0, id, announced: false });
+        self.own.retain(|own| if own.address == address { own.id == id || own.port != 0 } else { own.id != id });
+        if !self.own.iter().any(|own| own.address == address && own.id == id) {
+            self.remember_id(OwnAddress { address, port: 0, id, announced: false });
+        }
     }
 
     pub(crate) fn remember_id(&mut self, own: OwnAddress) {
@@ -235,9 +241,16 @@ impl Connection {
         self.own.push(own);
     }
 
+    /// The kernel holds it to be announced.
+    pub(crate) fn is_announced(&mut self, address: IpAddr, id: AddressId) {
+        let own = self.own.iter_mut().filter(|own| own.address == address && own.id == id);
+        own.for_each(|own| own.announced = true);
+    }
+
     /// The kernel did not take an announcement.
-    pub(crate) fn not_announced(&mut self, address: IpAddr, port: u16) {
-        let own = self.own.iter_mut().filter(|own| own.address == address && own.port == port);
+    pub(crate) fn not_announced(&mut self, address: IpAddr, id: AddressId) {
+        // By now it may have been made with another id.
+        let own = self.own.iter_mut().filter(|own| own.address == address && own.id == id);
         own.for_each(|own| own.announced = false);
     }
 

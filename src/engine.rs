@@ -26,7 +26,6 @@ use self::endpoints::{Endpoints, Progress};
 use self::listeners::Listeners;
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
-pub(crate) use self::paths::PathPolicy;
 use self::paths::{Host, Paths};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
@@ -36,7 +35,7 @@ use crate::diag::Socket;
 use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
-use crate::rules::Rules;
+use crate::rules::{PathPolicy, Rules};
 use crate::state_file::SavedState;
 use crate::types::{Errno, IfIndex};
 use crate::wire::Refusal;
@@ -224,21 +223,27 @@ impl Engine {
             Input::End(ticket, result) => self.end(ticket, result, now),
             Input::NetworkLost => self.network_lost(now),
             Input::NetworkDrained => self.drained = true,
-            Input::Listening { wanted, result } => self.listeners.listening(wanted, result, &mut self.outbox, now),
+            Input::Listening { wanted, result } => {
+                if self.manages_connections() {
+                    self.listeners.listening(wanted, result, &mut self.outbox, now);
+                }
+            }
             Input::Timestamps(used) => self.listeners.use_timestamps(used),
             Input::AnswersLost => {
                 self.overruns.unsaid += 1;
                 self.look_again(now);
             }
             Input::EventsLost => {
-                self.overruns.unsaid += u32::from(self.manages_connections());
-                self.listeners.look_again(now);
+                if self.manages_connections() {
+                    self.overruns.unsaid += 1;
+                    self.listeners.look_again(now);
+                }
             }
             Input::Resumed => {
                 self.read_again(now);
                 self.look_again(now);
             }
-            Input::Configure(policy) => self.configure(policy),
+            Input::Configure(policy) => self.configure(policy, now),
             Input::Stop { remove } => {
                 self.stop = Some(if remove { Stop::Remove } else { Stop::Keep });
                 self.endpoints.look_soon(now);
@@ -288,8 +293,8 @@ impl Engine {
     /// Whether [`advance`](Self::advance) has more to do at once, without anything new to handle.
     pub(crate) fn has_work(&self) -> bool {
         let endpoints = self.dirty && self.stop != Some(Stop::Done) && self.endpoints.is_settled();
-        let changed = self.paths.has_work() || self.listeners.has_changed();
-        self.reading == Reading::Done && (endpoints || (self.may_make_paths() && changed))
+        let changed = || self.paths.has_work() || self.listeners.has_changed();
+        self.reading == Reading::Done && (endpoints || (self.may_make_paths() && changed()))
     }
 
     /// The next output.
@@ -306,8 +311,10 @@ impl Engine {
             Reading::Links(_) | Reading::Addresses(_) | Reading::Done => None,
         };
         let endpoints = self.endpoints.deadline(self.reading == Reading::Done);
-        let paths = self.paths.deadline().filter(|_| self.may_make_paths());
-        let listeners = self.listeners.deadline().filter(|_| self.may_make_paths());
+        let (paths, listeners) = match self.may_make_paths() {
+            true => (self.paths.deadline(), self.listeners.deadline()),
+            false => (None, None),
+        };
         [answer, reading, endpoints, listeners, paths].into_iter().flatten().min()
     }
 
@@ -323,7 +330,8 @@ impl Engine {
 
     /// Whether events of connections are of use.
     pub(crate) fn manages_connections(&self) -> bool {
-        self.policy.connections.is_some()
+        // Known when it is compiled, so that what is for connections alone is left out.
+        cfg!(feature = "connections") && self.policy.connections.is_some()
     }
 
     /// Whether something may follow from the next event of a connection, so that it must not wait.
@@ -333,7 +341,7 @@ impl Engine {
 
     /// The question that a ticket stands for, if it is one about a route.
     pub(crate) fn route_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
-        self.routes.question(ticket).or_else(|| self.paths.question(ticket))
+        self.routes.question(ticket).or_else(|| self.path_question(ticket))
     }
 
     /// The name of an interface, empty if it is not known.
@@ -363,7 +371,9 @@ impl Engine {
             }
             NetworkEvent::AddressGone(address) => self.network.remove_address(address),
             NetworkEvent::RoutingChanged(change) => {
-                self.paths.routing_changed(*change);
+                if self.manages_connections() {
+                    self.paths.routing_changed(*change);
+                }
                 if routes::matters(*change) {
                     self.routes.changed();
                     self.dirty = true;
@@ -378,20 +388,26 @@ impl Engine {
 
     fn network_changed(&mut self) {
         self.routes.changed();
-        self.listeners.network_changed();
-        self.paths.network_changed();
+        if self.manages_connections() {
+            self.listeners.network_changed();
+            self.paths.network_changed();
+        }
         self.dirty = true;
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
         match answer {
             Answer::Endpoint(endpoint) => {
-                if !self.paths.collect(ticket, &endpoint) {
+                if !(self.manages_connections() && self.paths.collect(ticket, &endpoint)) {
                     self.endpoints.collect(ticket, endpoint, now);
                 }
             }
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
-            Answer::Socket(socket) => self.listeners.collect(ticket, &socket),
+            Answer::Socket(socket) => {
+                if self.manages_connections() {
+                    self.listeners.collect(ticket, &socket);
+                }
+            }
             Answer::Route(route) => {
                 let way = match (route.unicast, route.through) {
                     (true, true) => Way::Through,
@@ -405,25 +421,33 @@ impl Engine {
 
     fn end(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
-        if self.routes.question(ticket).is_some() || self.paths.question(ticket).is_some() {
+        if self.route_question(ticket).is_some() {
             // An answer that came before this was taken already: what ends here is a refusal.
             self.end_route(ticket, Way::Nowhere, now);
         } else if matches!(self.reading, Reading::Links(reading) | Reading::Addresses(reading) if reading == ticket) {
             self.end_reading(result.is_ok(), now);
-        } else if !self.listeners.end(ticket, result, now)
-            && !self.paths.end(ticket, result, &self.policy.paths, &mut self.outbox, now)
+        } else if !(self.manages_connections() && self.end_of_paths(ticket, result, now))
             && self.endpoints.end(ticket, result, &mut self.outbox, now)
         {
             self.dirty = true;
         }
     }
 
+    /// Takes the end of a request for connections; whether it was one.
+    fn end_of_paths(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) -> bool {
+        self.listeners.end(ticket, result, now) || self.paths.end(ticket, result, &self.policy.paths, now)
+    }
+
+    fn path_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
+        if self.manages_connections() { self.paths.question(ticket) } else { None }
+    }
+
     fn end_route(&mut self, ticket: Ticket, way: Way, now: Instant) {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
-        let outbox = &mut self.outbox;
-        if self.paths.question(ticket).is_some() {
-            return self.paths.end_way(ticket, way, outbox, now);
+        if self.path_question(ticket).is_some() {
+            return self.paths.end_way(ticket, way, &mut self.outbox, now);
         }
+        let outbox = &mut self.outbox;
         let send = |question| outbox.send(Request::AskRoute(question), now);
         self.routes.answer(&mut self.network, ticket, way, send);
         // Even an unchanged answer is news: it may be the last that was waited for.
@@ -467,7 +491,9 @@ impl Engine {
 
     fn forget_routes(&mut self) {
         self.routes.forget();
-        self.paths.forget_ways();
+        if self.manages_connections() {
+            self.paths.forget_ways();
+        }
     }
 
     fn network_lost(&mut self, now: Instant) {
@@ -489,13 +515,15 @@ impl Engine {
     }
 
     fn look_again(&mut self, now: Instant) {
-        self.listeners.look_again(now);
-        self.paths.forget_requests();
+        if self.manages_connections() {
+            self.listeners.look_again(now);
+            self.paths.forget_requests();
+        }
         self.endpoints.forget_requests();
         self.endpoints.look_soon(now);
     }
 
-    fn configure(&mut self, policy: Policy) {
+    fn configure(&mut self, policy: Policy, now: Instant) {
         self.outbox.debug = policy.debug;
         self.policy = policy;
         self.network.forget_rules();
@@ -509,7 +537,7 @@ impl Engine {
         } else {
             // Nobody tells of connections any more.
             self.paths = Paths::new();
-            self.listeners.clear(&mut self.outbox);
+            self.listeners.forget(&mut self.outbox, now);
         }
         self.routes.changed();
         self.dirty = true;
@@ -557,7 +585,7 @@ impl Engine {
     fn make_paths(&mut self, now: Instant) {
         let Self { policy, network, paths, listeners, outbox, .. } = self;
         let manager = policy.connections.and_then(|index| policy.managers.get(index));
-        let Some(manager) = manager else { return };
+        let Some(manager) = manager.filter(|_| cfg!(feature = "connections")) else { return };
         if !paths.has_work() && paths.deadline().is_none_or(|time| time > now) {
             return;
         }

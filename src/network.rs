@@ -235,6 +235,11 @@ impl Address {
         }
     }
 
+    /// Whether nothing is wrong with it, whether it is good for anything new or not.
+    pub(crate) fn is_alive(&self) -> bool {
+        !matches!(self.state(), Err(Unusable::Tentative | Unusable::Duplicate))
+    }
+
     /// An address of IPv6 privacy extensions (RFC 8981).
     pub(crate) fn is_temporary(&self) -> bool {
         self.told.address.is_ipv6() && self.told.flags.contains(AddressFlags::TEMPORARY)

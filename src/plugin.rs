@@ -87,6 +87,8 @@ pub struct LocalAddress<'a> {
     pub announce: bool,
     /// Why the address must not be used; `None` if it may be.
     pub unusable: Option<Unusable>,
+    /// Whether packets can pass, whatever the rules say: its link is up and nothing is wrong with the address.
+    pub alive: bool,
 }
 
 impl<'a> LocalAddress<'a> {
@@ -103,6 +105,7 @@ impl<'a> LocalAddress<'a> {
             max_subflows: None,
             announce: true,
             unusable: None,
+            alive: true,
         }
     }
 }

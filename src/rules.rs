@@ -5,6 +5,7 @@ mod glob;
 mod interfaces;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::event::Scope;
 use crate::network::{Address, Link, Met, Verdict};
@@ -23,6 +24,30 @@ pub(crate) struct Rules {
     pub(crate) interfaces: Interfaces,
 }
 
+/// How paths are tried and how many there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PathPolicy {
+    /// Subflows of one connection, the initial one included.
+    pub(crate) max_subflows: u8,
+    /// The pause after the first of several failures in a row; it doubles with each.
+    pub(crate) first_retry: Duration,
+    /// It does not grow beyond this,
+    pub(crate) longest_retry: Duration,
+    /// nor beyond this while the connection is younger than a minute.
+    pub(crate) longest_early_retry: Duration,
+}
+
+impl Default for PathPolicy {
+    fn default() -> Self {
+        Self {
+            max_subflows: 8,
+            first_retry: Duration::from_secs(1),
+            longest_retry: Duration::from_secs(300),
+            longest_early_retry: Duration::from_secs(10),
+        }
+    }
+}
+
 impl Rules {
     pub(crate) fn check_route(&self) -> bool {
         self.notify.contains(NotifyFlags::CHECK_ROUTE)
@@ -39,6 +64,7 @@ impl Rules {
             max_subflows: rule.and_then(|rule| rule.max_subflows),
             announce: rule.and_then(|rule| rule.announce).unwrap_or(true),
             unusable: self.verdict(link, address).err(),
+            alive: link.state().is_ok() && address.is_alive(),
             ..LocalAddress::new(address.told.address, index, &link.name)
         }
     }

@@ -1,5 +1,7 @@
 //! Rules about interfaces, `[[interface]]`: from the tree of a file to rules, and back to TOML.
 
+use std::sync::Arc;
+
 use super::layer;
 use crate::names;
 use crate::rules::{Glob, Rule};
@@ -14,7 +16,7 @@ pub(super) const KEYS: &[&str] =
 /// A rule and where it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct PlacedRule {
-    pub(crate) rule: Rule,
+    pub(crate) rule: Arc<Rule>,
     pub(crate) place: Place,
 }
 
@@ -23,7 +25,7 @@ pub(super) fn read(node: &Node) -> Result<Vec<PlacedRule>, SettingsError> {
     let expected = "expected an array of tables: [[interface]]";
     let Value::Array(items) = &node.value else { return Err(node.wrong_type("interface", expected)) };
     let rule = |item: &Node| match &item.value {
-        Value::Table(table) => Ok(PlacedRule { rule: rule(table)?, place: item.place.clone() }),
+        Value::Table(table) => Ok(PlacedRule { rule: Arc::new(rule(table)?), place: item.place.clone() }),
         _ => Err(item.wrong_type("interface", expected)),
     };
     items.iter().map(rule).collect()
@@ -39,9 +41,10 @@ fn rule(table: &Table) -> Result<Rule, SettingsError> {
             "use" => rule.usage = Some(usage(key, node)?),
             "backup" => rule.backup = Some(node.boolean(key)?),
             "flags" => rule.flags = Some(layer::endpoint_flags(key, node)?),
-            "max-subflows" => rule.max_subflows = Some(node.integer(key, 1..=255)?),
+            // What is within the range fits.
+            "max-subflows" => rule.max_subflows = u8::try_from(node.integer(key, 1..=255)?).ok(),
             "announce" => rule.announce = Some(node.boolean(key)?),
-            "order" => rule.order = Some(node.integer(key, i32::MIN.into()..=i32::MAX.into())?),
+            "order" => rule.order = i32::try_from(node.integer(key, i32::MIN.into()..=i32::MAX.into())?).ok(),
             _ => return Err(place.error(names::unknown("key of [[interface]]", key, KEYS))),
         }
     }

@@ -164,9 +164,11 @@ impl Listeners {
         });
     }
 
-    /// Closes every listener of the daemon's own.
-    pub(super) fn clear(&mut self, outbox: &mut Outbox) {
+    /// Nobody needs listeners any more, nor is told of those of others.
+    pub(super) fn forget(&mut self, outbox: &mut Outbox, now: Instant) {
         self.own.drain(..).for_each(|own| own.close(outbox));
+        self.known = false;
+        self.look_again(now);
     }
 
     /// Whether a listener of the daemon's own listens there.

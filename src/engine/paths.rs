@@ -8,12 +8,14 @@ mod announce;
 mod attempts;
 mod converge;
 mod managed;
+#[cfg(all(test, feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
+mod simulation;
 mod table;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::converge::Work;
 use self::managed::{Asked, Managed};
@@ -24,35 +26,12 @@ use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
-use crate::command::{PathCommand, Request, RouteQuestion};
+use crate::command::{Request, RouteQuestion};
 use crate::connections::Closed;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
 use crate::plugin::{Memo, PathManager, View};
-use crate::types::{IfIndex, Token};
-
-/// How paths are tried and how many there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PathPolicy {
-    /// Subflows of one connection, the initial one included.
-    pub(crate) max_subflows: u8,
-    /// The pause after the first of several failures in a row; it doubles with each.
-    pub(crate) first_retry: Duration,
-    /// It does not grow beyond this,
-    pub(crate) longest_retry: Duration,
-    /// nor beyond this while the connection is younger than a minute.
-    pub(crate) longest_early_retry: Duration,
-}
-
-impl Default for PathPolicy {
-    fn default() -> Self {
-        Self {
-            max_subflows: 8,
-            first_retry: Duration::from_secs(1),
-            longest_retry: Duration::from_secs(300),
-            longest_early_retry: Duration::from_secs(10),
-        }
-    }
-}
+use crate::rules::PathPolicy;
+use crate::types::{EndpointFlags, IfIndex, Token};
 
 /// When so many connections in a row needed nothing, the next will hardly either.
 const CALM: u32 = 8;
@@ -207,7 +186,7 @@ impl Paths {
 
     /// The links, addresses or rules of the host are not what they were.
     pub(super) fn network_changed(&mut self) {
-        self.ways.changed(RoutingChange::Everything);
+        self.routing_changed(RoutingChange::Everything);
         self.view_changed = true;
     }
 
@@ -348,7 +327,6 @@ impl Paths {
         ticket: Ticket,
         result: Result<(), Failure<'_>>,
         policy: &PathPolicy,
-        outbox: &mut Outbox,
         now: Instant,
     ) -> bool {
         let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
@@ -359,15 +337,13 @@ impl Paths {
             Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => self.forget(token, now),
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
             Err(Failure::Refused(refusal)) => {
-                self.change(token, |managed| managed.refused(asked, policy, now));
                 // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
                 // the id away itself, to a join that it then rejected.
-                if refusal.text == "did not match address and id"
-                    && self.live.get_mut(token).is_some_and(Managed::may_list)
-                {
-                    let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
-                    self.asked.push_back((ticket, token, Asked::List));
-                }
+                let clash = refusal.text == "did not match address and id";
+                self.change(token, |managed| {
+                    managed.doubts_ids |= clash;
+                    managed.refused(asked, policy, now)
+                });
             }
         }
         true
@@ -378,6 +354,9 @@ impl Paths {
         let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
         self.change(*token, |managed| {
             managed.connection.learn_id(listed.address.to_canonical(), listed.id);
+            if listed.flags.contains(EndpointFlags::SIGNAL) {
+                managed.connection.is_announced(listed.address.to_canonical(), listed.id);
+            }
             true
         });
         true

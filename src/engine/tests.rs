@@ -359,7 +359,8 @@ fn an_ipv6_address_is_asked_for_again_without_source_only_if_another_way_was_fou
 
 /// The policy of the bench with rules of the user's.
 fn with_rules(own: Vec<Rule>) -> Policy {
-    let rules = Rules { notify: NotifyFlags(7), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::new(own) };
+    let interfaces = Interfaces::new(own.into_iter().map(Into::into).collect());
+    let rules = Rules { notify: NotifyFlags(7), flags: EndpointFlags::SUBFLOW, interfaces };
     let (connections, paths) = (None, PathPolicy::default());
     Policy { rules, managers: vec![Box::new(Everything)], connections, paths, debug: true }
 }
@@ -402,4 +403,26 @@ fn what_a_rule_says_reaches_the_path_manager() {
     let view = view_of(&bench.engine.network, &bench.engine.policy.rules);
     let said = view.iter().map(|local| (local.flags, local.backup, local.announce, local.order, local.max_subflows));
     assert_eq!(said.collect::<Vec<_>>(), [(flags, true, false, -3, Some(2))]);
+}
+
+#[test]
+fn only_the_way_of_a_vpn_is_asked_for_and_it_is_told_once_that_it_leads_to_the_internet() {
+    let mut bench = Bench::started(7, &["10.0.0.1"]);
+    let vpn = Link { name: Some(b"wg0"), ..Link::new(IfIndex(3), LinkFlags(0x1_0041)) };
+    bench.network(NetworkEvent::Link(vpn), None);
+    bench.network(NetworkEvent::Address(Address { if_index: IfIndex(3), ..address("10.8.0.1") }), None);
+    let through = Answer::Route(RouteAnswer { unicast: true, through: true });
+    for _ in 0..2 {
+        let asked = bench.advance();
+        let [(ticket, Request::AskRoute(question))] = asked[..] else { panic!("{asked:?}") };
+        assert_eq!(question.if_index, IfIndex(3));
+        bench.engine.handle(Input::Answer(ticket, through), bench.now);
+    }
+    let (ticket, request) = bench.advance()[0];
+    assert_eq!(request, Request::Pm(PmCommand::RemoveEndpoint(AddressId(1))));
+    bench.end(ticket, Ok(()));
+    assert_eq!(bench.commands(), []);
+    bench.network(NetworkEvent::Address(address("10.0.0.2")), None);
+    assert_eq!(bench.commands(), []);
+    assert_eq!(bench.logged.iter().filter(|note| matches!(note, Note::Vpn(name) if **name == *"wg0")).count(), 1);
 }

@@ -6,13 +6,13 @@ use std::ops::RangeInclusive;
 use std::str::Chars;
 
 /// A pattern, taken apart once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Glob {
     text: Box<str>,
     pieces: Box<[Piece]>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Piece {
     /// Any number of characters.
     Any,

@@ -14,7 +14,7 @@ const PHYSICAL: &str = "physical";
 pub(crate) const MOST: usize = 1000;
 
 /// One rule: what it is for, and what it says. `None` and an empty list leave something open.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Rule {
     /// Any of these fits a name of the interface, the alternative ones included.
     pub(crate) names: Vec<Glob>,
@@ -72,7 +72,7 @@ pub(crate) fn built_in() -> Vec<Rule> {
 /// The rules in force, the user's first.
 #[derive(Clone, Debug)]
 pub(crate) struct Interfaces {
-    own: Arc<[Rule]>,
+    own: Arc<[Arc<Rule>]>,
     built_in: Arc<[Rule]>,
 }
 
@@ -84,22 +84,21 @@ impl Default for Interfaces {
 
 impl Interfaces {
     /// `own`: in the order in which they are tried; the first is number 1.
-    pub(crate) fn new(own: Vec<Rule>) -> Self {
+    pub(crate) fn new(own: Vec<Arc<Rule>>) -> Self {
         Self { own: own.into(), built_in: built_in().into() }
     }
 
     /// The rule of that number.
     pub(super) fn rule(&self, number: u16) -> Option<&Rule> {
-        self.own.get(usize::from(number).checked_sub(1)?)
+        self.own.get(usize::from(number).checked_sub(1)?).map(|rule| &**rule)
     }
 
     /// Finds the first rule that a link meets, and whether it may be used.
     pub(super) fn meet(&self, link: &Link, family: Family) -> Met {
-        let is_for = |rule: &&Rule| rule.is_for(link, family);
-        let (own, number) = self.own.iter().zip(1..).find(|(rule, _)| is_for(rule)).unzip();
+        let (own, number) = self.own.iter().zip(1..).find(|(rule, _)| rule.is_for(link, family)).unzip();
         let rule = number.unwrap_or(0);
         let chosen = own.and_then(|rule| rule.usage);
-        let verdict = match chosen.or_else(|| self.built_in.iter().find(is_for)?.usage) {
+        let verdict = match chosen.or_else(|| self.built_in.iter().find(|rule| rule.is_for(link, family))?.usage) {
             None | Some(Use::Yes) => Ok(()),
             Some(Use::Apart) => Err(Unusable::Apart),
             Some(Use::No) if chosen.is_some() => Err(Unusable::Rule(rule)),
@@ -133,7 +132,7 @@ mod tests {
         let mut network = Network::default();
         network.apply_link(&told);
         let (_, link) = network.links().next().unwrap();
-        Interfaces::new(rules).meet(link, family)
+        Interfaces::new(rules.into_iter().map(Arc::new).collect()).meet(link, family)
     }
 
     fn met(rules: Vec<Rule>, name: &str) -> (u16, Result<(), Unusable>) {

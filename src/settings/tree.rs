@@ -119,13 +119,13 @@ impl Node {
         }
     }
 
-    /// An integer within a range that the type can hold.
-    pub(crate) fn integer<T: TryFrom<i64>>(&self, key: &str, range: RangeInclusive<i64>) -> Result<T, SettingsError> {
+    /// An integer within a range.
+    pub(crate) fn integer(&self, key: &str, range: RangeInclusive<i64>) -> Result<i64, SettingsError> {
         let expected = format!("expected an integer from {} to {}", range.start(), range.end());
         let Value::Integer(value) = self.value else { return Err(self.wrong_type(key, &expected)) };
-        match T::try_from(value) {
-            Ok(fitting) if range.contains(&value) => Ok(fitting),
-            _ => Err(self.error(format!("{key}: {value} is out of range, {expected}"))),
+        match range.contains(&value) {
+            true => Ok(value),
+            false => Err(self.error(format!("{key}: {value} is out of range, {expected}"))),
         }
     }
 

@@ -259,15 +259,19 @@ fn listening_that_failed_is_said_once_and_tried_again_at_the_latest_when_the_net
 }
 
 #[test]
-fn all_of_ones_own_are_closed_together() {
+fn where_connections_are_not_managed_any_more_all_of_ones_own_are_closed_and_the_others_are_forgotten() {
     let mut bench = Bench::knowing(&[]);
     for (wanted, open) in [("10.0.0.1:0", true), ("10.0.0.2:0", true), ("10.0.0.3:0", false)] {
         bench.acquire(CONNECTION, wanted);
         bench.listening(wanted, if open { Ok("10.0.0.1:40000") } else { Err(Errno(99)) });
     }
     bench.outbox.queue.clear();
-    bench.listeners.clear(&mut bench.outbox);
-    assert_eq!(bench.outputs(), [Output::Unlisten(at("10.0.0.1:0")), Output::Unlisten(at("10.0.0.2:0"))]);
+    bench.listeners.forget(&mut bench.outbox, bench.now);
+    let closed = [Output::Unlisten(at("10.0.0.1:0")), Output::Unlisten(at("10.0.0.2:0"))];
+    assert_eq!(Vec::from_iter(bench.outbox.queue.drain(..)), closed);
+    assert_eq!(bench.need("10.0.0.1", 80), Need::Unknown);
+    bench.look(&[]);
+    assert_eq!(bench.need("10.0.0.1", 80), Need::Own);
 }
 
 #[test]

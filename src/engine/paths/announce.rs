@@ -26,8 +26,7 @@ impl Task<'_, '_> {
         }
         self.withdraw_addresses(&due);
         if self.managed.listens {
-            self.listeners.keep(self.token, &needed, self.outbox);
-            self.managed.listens = !needed.is_empty();
+            self.keep_listeners(needed);
         }
         if self.managed.announcing.again.is_some_and(|again| again > self.host.now) {
             return;
@@ -37,6 +36,14 @@ impl Task<'_, '_> {
                 self.announce_address(address, port);
             }
         }
+    }
+
+    /// Needs these listeners, and those of what could not be withdrawn yet, and no others.
+    fn keep_listeners(&mut self, mut needed: Vec<SocketAddr>) {
+        let announced = self.managed.connection.own.iter().filter(|own| own.announced && own.port != 0);
+        needed.extend(announced.flat_map(|own| [0, own.port].map(|port| SocketAddr::new(own.address, port))));
+        self.listeners.keep(self.token, &needed, self.outbox);
+        self.managed.listens = !needed.is_empty();
     }
 
     /// The port for an announcement. Once announced it stays the same: to withdraw it closes subflows.
@@ -104,7 +111,7 @@ impl Task<'_, '_> {
         let own = self.managed.connection.own.iter_mut().find(|own| own.id == id && own.port == port);
         if own.is_some_and(|own| !std::mem::replace(&mut own.announced, true)) {
             let advertisement = Advertisement { token: self.token, id, address, port };
-            self.send(PathCommand::Announce(advertisement), Asked::Announce(address, port));
+            self.send(PathCommand::Announce(advertisement), Asked::Announce(address, id));
         }
     }
 }

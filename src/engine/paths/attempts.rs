@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::PathPolicy;
 use crate::connections::Subflow;
 use crate::engine::retry::Backoff;
 use crate::event;
-use crate::plugin::{self, AttemptState, Origin};
+use crate::plugin::{self, AttemptState, Origin, WantedSubflow};
+use crate::rules::PathPolicy;
 use crate::types::{IfIndex, Token};
 
 /// A path that was tried, or is to be.
@@ -63,7 +63,7 @@ pub(super) enum Loss {
 /// A subflow that was there for so long was sound.
 const LIVED: Duration = Duration::from_secs(5);
 /// What the peer closes so soon, without an error, is more than it takes.
-const TURNED_AWAY: Duration = Duration::from_secs(1);
+pub(super) const TURNED_AWAY: Duration = Duration::from_secs(1);
 /// What was lost comes back after that.
 const SOON: Duration = Duration::from_millis(60);
 /// The second try after a link came back.
@@ -132,15 +132,22 @@ impl Attempt {
             // What became of the one before has been missed.
             self.flying = 0;
         }
+        // Of several on their way, nothing tells which was established: all ask for the same.
+        if self.flying == 0 {
+            self.backup = backup;
+        }
         self.flying = self.flying.saturating_add(1);
-        self.backup = backup;
         self.state = State::Pending(now);
     }
 
     /// Whether it is this path.
-    pub(super) fn is(&self, local: IpAddr, if_index: IfIndex, remote: SocketAddr) -> bool {
-        let same_interface = self.if_index == if_index || self.if_index == IfIndex(0);
-        self.local == local && self.remote == remote && same_interface
+    pub(super) fn is_wanted(&self, want: &WantedSubflow) -> bool {
+        self.joins(want.local, want.remote) && self.is_through(want.if_index)
+    }
+
+    /// Whether it is through that interface, as far as both are known.
+    pub(super) fn is_through(&self, if_index: IfIndex) -> bool {
+        self.if_index == if_index || self.if_index == IfIndex(0) || if_index == IfIndex(0)
     }
 
     /// Whether it joins these ends, through whatever interface.
@@ -278,9 +285,10 @@ impl Attempt {
     /// whoever changes between two of them must not begin anew with each change.
     pub(super) fn is_stale(&self, wanted: bool, now: Instant) -> bool {
         match self.state {
-            State::Up(since) => since + LIVED <= now,
+            State::Up(since) => since + if self.is_flying() { LONGEST_PENDING } else { LIVED } <= now,
             State::NoRoute => false,
-            State::Wanted => !wanted,
+            // Whatever becomes of a join on its way must not look like one of the peer.
+            State::Wanted => !wanted && self.flying == 0,
             State::Pending(since) => !wanted && since + LONGEST_PENDING <= now,
             State::Failed(due) | State::Refused(due) | State::Full(due) => !wanted && due + REMEMBERED <= now,
         }

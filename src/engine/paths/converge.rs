@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::attempts::{Attempt, State};
+use super::attempts::{Attempt, State, TURNED_AWAY};
 use super::managed::{Asked, Managed};
 use super::{Host, Paths};
 use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
@@ -79,12 +79,15 @@ impl Paths {
             paced: None,
             sent: false,
         };
+        if task.managed.lists_ids() {
+            task.send(PathCommand::ListAddresses(token), Asked::List);
+        }
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
+        task.managed.forget_stale_attempts(&work.want.subflows, host);
         task.match_wants(work);
         let closing = task.withdraw(&work.wanted, work.want.only_these);
-        task.managed.forget_stale_attempts(&work.want.subflows, host);
         let (crowded, news, sent) = (task.crowded, task.news, task.sent);
         let paced = task.paced;
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
@@ -107,37 +110,9 @@ impl Paths {
     }
 }
 
-/// Whether the connection is one between hosts, and not through a link that is kept apart.
+/// Whether the connection is one between hosts.
 fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
-    let (local, remote) = (connection.initial_address(), connection.remote.ip());
-    !view
-        .addresses()
-        .iter()
-        .any(|known| known.address == remote || (known.address == local && known.unusable == Some(Unusable::Apart)))
-}
-
-/// Whether the reason is one of the link or address itself: packets cannot pass.
-fn is_dead(reason: Unusable) -> bool {
-    match reason {
-        Unusable::NoLink
-        | Unusable::LinkDown
-        | Unusable::NoCarrier
-        | Unusable::Dormant
-        | Unusable::Tentative
-        | Unusable::Duplicate => true,
-        Unusable::Loopback
-        | Unusable::HostScope
-        | Unusable::LinkLocal
-        | Unusable::NotUnicast
-        | Unusable::Deprecated
-        | Unusable::Temporary
-        | Unusable::Existing
-        | Unusable::RouteUnknown
-        | Unusable::NoRoute
-        | Unusable::Rule(_)
-        | Unusable::BuiltIn
-        | Unusable::Apart => false,
-    }
+    !is_own(view, connection.remote.ip())
 }
 
 /// The address that a subflow comes from, as the host has it now.
@@ -156,12 +131,23 @@ impl Managed {
         self.attempts.iter().any(|attempt| attempt.state == State::NoRoute)
     }
 
+    /// A connection through a link that is kept apart stays on it, also when that link and its address are
+    /// gone: its data is not for others.
+    fn notice_whether_apart(&mut self, view: &View<'_>) {
+        let address = self.connection.initial_address();
+        let mut places = view.addresses().iter().filter(|local| local.address == address).peekable();
+        if places.peek().is_some() {
+            self.apart = places.any(|place| place.unusable == Some(Unusable::Apart));
+        }
+    }
+
     fn sound(&self) -> usize {
         self.connection.subflows.iter().filter(|flow| flow.is_sound()).count()
     }
 
-    fn pending(&self) -> usize {
-        self.attempts.iter().filter(|attempt| attempt.is_pending()).count()
+    /// Joins that may still succeed.
+    fn pending(&self, now: Instant) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.is_pending() && !attempt.is_ready(now)).count()
     }
 
     /// Whether there is a path to be made, of which anything but a route is missing.
@@ -178,7 +164,7 @@ impl Managed {
     }
 
     fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
-        let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is(want.local, want.if_index, want.remote));
+        let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is_wanted(want));
         self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now));
         if self.attempts.is_empty() {
             self.attempts = Vec::new();
@@ -196,12 +182,13 @@ impl Task<'_, '_> {
     /// A subflow whose link or address is gone carries nothing. The side that can join again does not
     /// trust it when the link is back: by then, its timers are far apart.
     fn notice_dead_links(&mut self) {
-        let (server, view) = (self.managed.connection.server_side, self.host.view);
+        let view = self.host.view;
+        let trusts = std::mem::take(&mut self.managed.trusts) || self.managed.connection.server_side;
         let mut died = false;
         for flow in &mut self.managed.connection.subflows {
-            let dead = place_of(view, flow).is_none_or(|place| place.unusable.is_some_and(is_dead));
+            let dead = place_of(view, flow).is_none_or(|place| !place.alive);
             died |= dead && !flow.suspect;
-            flow.suspect = dead || (flow.suspect && !server);
+            flow.suspect = dead || (flow.suspect && !trusts);
         }
         if died {
             self.managed.room_was_made(self.host.now);
@@ -209,6 +196,7 @@ impl Task<'_, '_> {
     }
 
     fn ask_manager(&mut self, work: &mut Work) {
+        self.managed.notice_whether_apart(self.host.view);
         let connection = &self.managed.connection;
         let view = self.host.view;
         work.remotes.clear();
@@ -235,6 +223,9 @@ impl Task<'_, '_> {
         work.attempts.clear();
         work.attempts.extend(self.managed.attempts.iter().map(Attempt::shown));
         work.want.clear();
+        if self.managed.apart {
+            return;
+        }
         let shown = ConnectionView {
             token: self.token,
             side: if connection.server_side { Side::Server } else { Side::Client },
@@ -259,6 +250,11 @@ impl Task<'_, '_> {
             let stays = |flow: &plugin::Subflow| flow.local.ip() == want.local && flow.remote == want.remote;
             if let Some(place) = staying.iter().position(stays) {
                 staying.swap_remove(place);
+                return true;
+            }
+            // What cannot be begun takes no place from what can.
+            let unrouted = |attempt: &Attempt| attempt.state == State::NoRoute && attempt.is_wanted(want);
+            if self.managed.attempts.iter().any(unrouted) {
                 return true;
             }
             let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
@@ -301,8 +297,7 @@ impl Task<'_, '_> {
         for place in 0..work.wanted.len() {
             if work.wanted.get(place) == Some(&false) {
                 let flow = self.managed.connection.subflows.get(place);
-                if let Some(local) = flow.filter(|flow| flow.is_sound()).and_then(|flow| place_of(self.host.view, flow))
-                {
+                if let Some(local) = flow.filter(|flow| !flow.closing).and_then(|flow| place_of(self.host.view, flow)) {
                     self.set_backup(place, local.backup);
                 }
             }
@@ -321,7 +316,7 @@ impl Task<'_, '_> {
     /// Creates a wanted subflow if its time has come.
     fn begin(&mut self, want: &WantedSubflow, remotes: &[Remote]) {
         let now = self.host.now;
-        let known = |attempt: &Attempt| attempt.is(want.local, want.if_index, want.remote);
+        let known = |attempt: &Attempt| attempt.is_wanted(want);
         let place = self.managed.attempts.iter().position(known);
         let before = place.and_then(|place| self.managed.attempts.get(place)).copied();
         if before.is_some_and(|attempt| !attempt.is_ready(now)) {
@@ -359,7 +354,7 @@ impl Task<'_, '_> {
 
     /// Whether one more subflow may be begun: for this host, and for the peer as far as it showed.
     fn may_have_more(&self) -> bool {
-        let there = self.managed.sound() + self.managed.pending();
+        let there = self.managed.sound() + self.managed.pending(self.host.now);
         let took = self.managed.took.filter(|took| self.host.now < took.until);
         there < usize::from(self.host.policy.max_subflows) && took.is_none_or(|took| there < took.subflows)
     }
@@ -375,7 +370,7 @@ impl Task<'_, '_> {
             local_id,
             remote: want.remote,
             remote_id,
-            backup: want.backup,
+            backup: attempt.backup,
             if_index: Some(want.if_index),
         };
         self.send(PathCommand::CreateSubflow(subflow), Asked::Create(want.local, want.remote));
@@ -395,31 +390,38 @@ impl Task<'_, '_> {
         Some(id)
     }
 
-    /// Closes what is dead or not wanted, but never the last subflow that works, nor a dead one before
-    /// there is one that works: without any, the kernel ends the connection after a while. Says when there
-    /// will be more to close.
+    /// Closes what is suspect or not wanted once another has proved sound, what is dead once there is
+    /// another: without any, the kernel ends the connection after a while. Says when there will be more to
+    /// close.
     fn withdraw(&mut self, wanted: &[bool], only_these: bool) -> Option<Instant> {
-        let mut sound = self.managed.sound();
         let (mut marked, mut later) = (Vec::new(), None);
-        for (flow, wanted) in self.managed.connection.subflows.iter_mut().zip(wanted) {
-            let closes_at = match flow.origin {
-                _ if flow.suspect => Some(self.host.now),
-                Origin::Local => Some(flow.since),
-                Origin::Peer if only_these => Some(flow.since + GRACE),
-                Origin::Peer | Origin::Initial => None,
-            };
-            let enough = sound > usize::from(!flow.suspect);
-            let Some(time) = closes_at.filter(|_| enough && !flow.closing && !*wanted) else { continue };
-            if time > self.host.now {
+        for (place, _) in wanted.iter().enumerate().filter(|(_, wanted)| !**wanted) {
+            let Some(time) = self.closes_at(place, only_these) else { continue };
+            let Some(flow) = self.managed.connection.subflows.get_mut(place) else { continue };
+            if time <= self.host.now {
+                flow.closing = true;
+                marked.push(*flow);
+            } else {
                 later = Some(later.map_or(time, |other: Instant| other.min(time)));
-                continue;
             }
-            sound -= usize::from(flow.is_sound());
-            flow.closing = true;
-            marked.push(*flow);
         }
         self.close(&marked);
         later
+    }
+
+    /// When a subflow that is not wanted is closed, if it is.
+    fn closes_at(&self, place: usize, only_these: bool) -> Option<Instant> {
+        let flows = &self.managed.connection.subflows;
+        let flow = flows.get(place).filter(|flow| !flow.closing)?;
+        let time = match flow.origin {
+            Origin::Peer if only_these && !flow.suspect => flow.since + GRACE,
+            Origin::Peer | Origin::Initial if !flow.suspect => return None,
+            Origin::Local | Origin::Peer | Origin::Initial => flow.since,
+        };
+        let others = flows.iter().enumerate().filter(|(other, flow)| *other != place && flow.is_sound());
+        let proof = others.map(|(_, flow)| sound_since(flow)).min()?;
+        let is_dead = place_of(self.host.view, flow).is_none_or(|place| !place.alive);
+        Some(if is_dead { time } else { time.max(proof) })
     }
 
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
@@ -450,6 +452,14 @@ impl Task<'_, '_> {
     }
 }
 
+/// From when on a subflow counts: a peer that has enough takes a join and closes it right away.
+fn sound_since(flow: &Subflow) -> Instant {
+    match flow.origin {
+        Origin::Local => flow.since + TURNED_AWAY,
+        Origin::Initial | Origin::Peer => flow.since,
+    }
+}
+
 /// What names a subflow in commands.
 fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
     SubflowEnds { token, local: flow.local.told(), remote: flow.remote.told() }
@@ -457,4 +467,29 @@ fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
 
 fn is_own(view: &View<'_>, address: IpAddr) -> bool {
     view.addresses().iter().any(|local| local.address == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event;
+
+    #[test]
+    fn a_connection_of_a_link_that_is_apart_is_so_until_a_rule_says_otherwise_and_not_because_the_link_goes() {
+        let local = "10.8.0.1:40000".parse().unwrap();
+        let remote = "192.0.2.1:443".parse().unwrap();
+        let told = event::Connection { token: Token(1), local, remote, server_side: false, deny_join_id0: false };
+        let mut managed = Managed::new(&told, false, Instant::now());
+        let place = |address: &str, unusable| {
+            let at = LocalAddress::new(address.parse().unwrap(), IfIndex(2), "wg0");
+            LocalAddress { unusable, ..at }
+        };
+        let elsewhere = place("192.0.2.7", None);
+        for (unusable, apart) in [(Some(Unusable::Apart), true), (None, false), (Some(Unusable::Apart), true)] {
+            managed.notice_whether_apart(&View::new(&[place("10.8.0.1", unusable), elsewhere]));
+            assert_eq!(managed.apart, apart);
+            managed.notice_whether_apart(&View::new(&[elsewhere]));
+            assert_eq!(managed.apart, apart, "its address is gone");
+        }
+    }
 }

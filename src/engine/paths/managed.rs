@@ -3,13 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::PathPolicy;
 use super::attempts::{Attempt, Loss};
-use crate::connections::{Connection, plain};
+use crate::connections::{Connection, Subflow, plain};
 use crate::engine::retry::{Backoff, Pace};
 use crate::event;
 use crate::plugin::{Memo, Origin};
-use crate::types::{IfIndex, Token};
+use crate::rules::PathPolicy;
+use crate::types::{AddressId, IfIndex, Token};
 
 /// A connection and what is done about it.
 #[derive(Debug)]
@@ -28,10 +28,16 @@ pub(super) struct Managed {
     pub(super) crowded: bool,
     /// It waits to be looked at because the host's network changed.
     pub(super) swept: bool,
-    /// How often the kernel may still be asked for ids.
+    /// The peer takes nothing else: what was dead for a while must do.
+    pub(super) trusts: bool,
+    /// The kernel is to be asked for the ids of this host's addresses,
+    pub(super) doubts_ids: bool,
+    /// but only so often.
     lists: u8,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
+    /// It began on a link that is kept apart: it gets no paths.
+    pub(super) apart: bool,
     /// It needs a listener of the daemon's.
     pub(super) listens: bool,
 }
@@ -55,7 +61,7 @@ pub(super) struct Announcing {
 pub(super) enum Asked {
     Create(IpAddr, SocketAddr),
     Destroy(SocketAddr, SocketAddr),
-    Announce(IpAddr, u16),
+    Announce(IpAddr, AddressId),
     List,
     Other,
 }
@@ -79,8 +85,11 @@ impl Managed {
             dirty: false,
             crowded: false,
             swept: false,
+            trusts: false,
+            doubts_ids: false,
             lists: MOST_LISTS,
             left_alone,
+            apart: false,
             listens: false,
         }
     }
@@ -103,12 +112,12 @@ impl Managed {
     /// The attempt that an event is about: of several, one on its way through that interface.
     fn attempt_at(&mut self, told: &event::Subflow, local: IpAddr, remote: SocketAddr) -> Option<&mut Attempt> {
         let same_link = |attempt: &Attempt| told.if_index == Some(attempt.if_index);
-        let attempts = self.attempts.iter_mut().filter(|attempt| attempt.joins(local, remote) && !attempt.is_up());
+        let attempts = self.attempts.iter_mut().filter(|attempt| attempt.joins(local, remote));
+        let attempts = attempts.filter(|attempt| attempt.is_flying() || !attempt.is_up());
         attempts.max_by_key(|attempt| (attempt.is_flying(), same_link(attempt)))
     }
 
     pub(super) fn subflow_closed(&mut self, told: &event::Subflow, policy: &PathPolicy, now: Instant) {
-        let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
         let Some(flow) = self.connection.take_subflow(told.local, told.remote) else {
             return self.join_failed(told, policy, now);
         };
@@ -120,9 +129,9 @@ impl Managed {
         if flow.closing || flow.origin == Origin::Peer {
             return;
         }
-        let (since, subflows) = (self.connection.since, self.connection.subflows.iter());
-        let left = subflows.filter(|flow| !flow.closing).count();
-        let Some(attempt) = self.attempt_for(told.token, local, remote, now) else { return };
+        let (since, left) = (self.connection.since, self.connection.subflows.len());
+        self.trusts |= turned_away;
+        let Some(attempt) = self.attempt_for(told.token, &flow, now) else { return };
         attempt.lost(loss, since, policy, now);
         if turned_away && attempt.is_refused() {
             // Whatever it took before: without any subflow there is no connection to lose by trying.
@@ -145,12 +154,14 @@ impl Managed {
     }
 
     /// What is remembered of a path that was lost.
-    fn attempt_for(&mut self, token: Token, local: IpAddr, remote: SocketAddr, now: Instant) -> Option<&mut Attempt> {
-        let place = self.attempts.iter().position(|attempt| attempt.joins(local, remote));
-        let place = match place {
+    fn attempt_for(&mut self, token: Token, flow: &Subflow, now: Instant) -> Option<&mut Attempt> {
+        let (local, remote) = (flow.local_address(), flow.remote_end());
+        let if_index = flow.if_index.unwrap_or(IfIndex(0));
+        let same = |attempt: &Attempt| attempt.joins(local, remote) && attempt.is_through(if_index);
+        let place = match self.attempts.iter().position(same) {
             Some(place) => place,
             None => {
-                self.remember(Attempt::new(token, local, IfIndex(0), remote), now).then(|| self.attempts.len() - 1)?
+                self.remember(Attempt::new(token, local, if_index, remote), now).then(|| self.attempts.len() - 1)?
             }
         };
         self.attempts.get_mut(place)
@@ -182,11 +193,11 @@ impl Managed {
         false
     }
 
-    /// Whether the kernel may be asked once more for the ids of this host's addresses.
-    pub(super) fn may_list(&mut self) -> bool {
-        let left = self.lists.checked_sub(1);
-        self.lists = left.unwrap_or(0);
-        left.is_some()
+    /// Whether the kernel is to be asked now for the ids of this host's addresses.
+    pub(super) fn lists_ids(&mut self) -> bool {
+        let lists = std::mem::take(&mut self.doubts_ids) && self.lists > 0;
+        self.lists -= u8::from(lists);
+        lists
     }
 
     /// The kernel refused a command for this connection.
@@ -199,8 +210,8 @@ impl Managed {
                 }
                 true
             }
-            Asked::Announce(address, port) => {
-                self.connection.not_announced(address, port);
+            Asked::Announce(address, id) => {
+                self.connection.not_announced(address, id);
                 let Announcing { again, backoff } = &mut self.announcing;
                 *again = Some(backoff.after_failure(now, policy.first_retry, policy.longest_retry, 0));
                 true
