@@ -438,13 +438,17 @@ impl Task<'_, '_> {
             let joining = self.managed.attempts.iter().any(|attempt| attempt.is_flying() && joins(attempt));
             !used && !joining && !connection.own.iter().any(|own| own.announced && own.id == *id)
         });
-        for id in gone {
-            self.send(PathCommand::Remove(self.token, id), Asked::Other);
-        }
+        gone.into_iter().for_each(|id| self.leave(id));
         for flow in flows {
             let ends = ends_of(self.token, flow);
             self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
         }
+    }
+
+    /// Tells the peer to forget an address.
+    pub(super) fn leave(&mut self, id: AddressId) {
+        self.managed.connection.leave_id(id);
+        self.send(PathCommand::Remove(self.token, id), Asked::Other);
     }
 }
 
