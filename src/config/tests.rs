@@ -375,7 +375,10 @@ fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest()
              valid: max-subflows, first-retry, longest-retry, longest-early-retry",
         ),
         ("[paths]\nmax-subflows = 0", "2:16: max-subflows: 0 is out of range, expected an integer from 1 to 255"),
-        ("[paths]\nfirst-retry = 86401", "2:15: first-retry: 86401 is out of range, expected an integer from 1 to 86400"),
+        (
+            "[paths]\nfirst-retry = 86401",
+            "2:15: first-retry: 86401 is out of range, expected an integer from 1 to 86400",
+        ),
         ("[pm]\nalpha = 1", "2:9: pm.alpha: 1 is an integer, expected a table"),
         ("[pm.alpha]\nnumber = 10", "2:10: number: 10 is out of range, expected an integer from 0 to 9"),
         (

@@ -12,6 +12,8 @@ mod managed;
 #[cfg(all(feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
 mod simulation;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
