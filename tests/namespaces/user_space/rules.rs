@@ -209,6 +209,22 @@ fn of_more_interfaces_than_a_connection_may_have_paths_those_that_come_first_hav
     });
 }
 
+#[test]
+fn a_connection_has_no_more_subflows_than_it_may_and_a_reload_changes_how_many() {
+    sandboxed(|| {
+        let net = net_v4(4);
+        let most = |most| format!("[paths]\nmax-subflows = {most}\n");
+        let mut ruled = Ruled::start(&net, "sspi", &(most(2) + &rule("c3", "order = -1")));
+        let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 2);
+        wait_for_paths(&mut ruled.daemon, &net.client, 2, &[client_v4(0), client_v4(3)]);
+        for most_now in [3, 1, 4, 2] {
+            ruled.reload(&most(most_now));
+            wait_for_paths(&mut ruled.daemon, &net.client, 2, &v4(0..most_now));
+            crowd.talk();
+        }
+    });
+}
+
 /// Adds the client's link of that number under another name.
 fn add_named(net: &Net, link: u8, name: &str) {
     net.add_link(link);
