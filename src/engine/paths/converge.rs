@@ -228,6 +228,7 @@ impl Task<'_, '_> {
         }
         let shown = ConnectionView {
             token: self.token,
+            now: self.host.now,
             side: if connection.server_side { Side::Server } else { Side::Client },
             local: connection.local.plain(),
             remotes: &work.remotes,
