@@ -11,6 +11,8 @@ mod managed;
 #[cfg(all(test, feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
 mod simulation;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};

@@ -1,0 +1,575 @@
+//! Single decisions about connections, one after the other, on virtual time.
+
+use std::net::SocketAddr;
+
+use super::*;
+use crate::command::{NewSubflow, PathCommand, SubflowEnds};
+use crate::engine::Output;
+use crate::event::{Announcement, Connection, Subflow};
+use crate::plugin::{ConnectionView, LocalAddress, Paths as Wants, Side, Unusable, WantedAnnouncement};
+use crate::types::{AddressId, Errno};
+use crate::wire::Refusal;
+
+/// Joins every usable address with every address of the peer, or announces them all.
+struct Everything;
+
+impl PathManager for Everything {
+    fn paths(&self, view: &View<'_>, connection: &ConnectionView<'_>, _: &mut Memo, want: &mut Wants) {
+        for local in view.usable() {
+            match connection.side {
+                Side::Client => connection.remotes.iter().for_each(|remote| want.subflow(local, remote)),
+                Side::Server => {
+                    let address = local.address;
+                    want.announce(WantedAnnouncement { address, port: None, local: address });
+                }
+            }
+        }
+    }
+}
+
+/// The connections of a host whose kernel is played by the test.
+struct Bench {
+    paths: Paths,
+    listeners: Listeners,
+    outbox: Outbox,
+    addresses: Vec<LocalAddress<'static>>,
+    policy: PathPolicy,
+    routed: bool,
+    now: Instant,
+    /// The commands of the last turn with what names their answers.
+    asked: Vec<(Ticket, PathCommand)>,
+}
+
+const TOKEN: Token = Token(7);
+
+impl Bench {
+    /// Interfaces 1, 2, 3 have these addresses.
+    fn new(addresses: &[&str]) -> Self {
+        let addresses = (1..).zip(addresses).map(|(index, text)| LocalAddress::new(ip(text), IfIndex(index), "eth"));
+        Self {
+            paths: Paths::new(),
+            listeners: Listeners::new(Instant::now()),
+            outbox: Outbox::default(),
+            addresses: addresses.collect(),
+            policy: PathPolicy::default(),
+            routed: true,
+            now: Instant::now(),
+            asked: Vec::new(),
+        }
+    }
+
+    /// The same, with an established connection that this host opened.
+    fn client(addresses: &[&str]) -> Self {
+        let mut bench = Self::new(addresses);
+        bench.open(client(&format!("{}:40000", addresses[0]), "192.0.2.1:80"));
+        bench
+    }
+
+    /// The same, with one that it accepted; the application listens on every address.
+    fn server(addresses: &[&str]) -> Self {
+        let mut bench = Self::new(addresses);
+        bench.listeners.advance(&mut bench.outbox, bench.now);
+        while let Some(Output::Send(ticket, _)) = bench.outbox.queue.pop_front() {
+            bench.listeners.end(ticket, Ok(()), bench.now);
+        }
+        bench.listeners.apply(&MptcpEvent::ListenerCreated(end("0.0.0.0:80")));
+        bench.open(server(&format!("{}:80", addresses[0]), "192.0.2.1:40000"));
+        bench
+    }
+
+    fn open(&mut self, told: Connection) {
+        self.apply(MptcpEvent::Created(told));
+        self.apply(MptcpEvent::Established(told));
+    }
+
+    fn apply(&mut self, event: MptcpEvent) {
+        self.paths.apply(&event, &self.policy, self.now);
+    }
+
+    /// What is asked of the kernel until there is no more to do; questions about routes are answered.
+    fn turn(&mut self) -> Vec<PathCommand> {
+        self.asked.clear();
+        for _ in 0..100 {
+            let view = View::new(&self.addresses);
+            let host = Host { view: &view, manager: &Everything, policy: self.policy, now: self.now };
+            self.paths.advance(&host, &mut self.listeners, &mut self.outbox);
+            while let Some(output) = self.outbox.queue.pop_front() {
+                let Output::Send(ticket, request) = output else { continue };
+                match request {
+                    Request::AskRoute(_) => {
+                        let way = if self.routed { Way::Through } else { Way::Nowhere };
+                        self.paths.end_way(ticket, way, &mut self.outbox, self.now);
+                    }
+                    Request::Path(command) => self.asked.push((ticket, command)),
+                    other => panic!("{other}"),
+                }
+            }
+            if !self.paths.has_work() {
+                assert!(self.paths.deadline().is_none_or(|time| time > self.now), "it would turn for ever");
+                return self.asked.iter().map(|(_, command)| *command).collect();
+            }
+        }
+        panic!("it turns for ever: {:#?}", self.paths);
+    }
+
+    /// The local addresses of the subflows that are begun.
+    fn begun(&mut self) -> Vec<String> {
+        let begun = self.turn().into_iter().filter_map(|command| match command {
+            PathCommand::CreateSubflow(new) => Some(new.local.to_string()),
+            _ => None,
+        });
+        begun.collect()
+    }
+
+    fn later(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn refuse_all(&mut self, text: &str) {
+        for (ticket, _) in std::mem::take(&mut self.asked) {
+            let refusal = Refusal { errno: Errno::INVAL, text, missing: None };
+            self.paths.end(ticket, Err(Failure::Refused(refusal)), &self.policy, self.now);
+        }
+    }
+
+    /// Every join on its way is established, from port 50000 and an id of the kernel's liking.
+    fn establish_all(&mut self) {
+        for (_, command) in std::mem::take(&mut self.asked) {
+            if let PathCommand::CreateSubflow(new) = command {
+                self.apply(MptcpEvent::SubflowEstablished(told(&new)));
+            }
+        }
+    }
+
+    /// Joins are begun and established, and have proved sound.
+    fn settle(&mut self) {
+        self.turn();
+        self.establish_all();
+        self.turn();
+        self.later(Duration::from_secs(10));
+        assert_eq!(self.turn(), []);
+    }
+
+    fn change(&mut self, address: &str, change: impl FnOnce(&mut LocalAddress<'static>)) {
+        let found = self.addresses.iter_mut().find(|local| local.address == ip(address));
+        change(found.unwrap());
+        self.paths.network_changed();
+    }
+
+    fn link(&mut self, address: &str, up: bool) {
+        self.change(address, |local| {
+            local.alive = up;
+            local.unusable = (!up).then_some(Unusable::NoCarrier);
+        });
+    }
+
+    fn announced(&mut self, id: u8, remote: &str) {
+        let (remote_id, remote) = (AddressId(id), end(remote));
+        self.apply(MptcpEvent::Announced(Announcement { token: TOKEN, remote_id, remote }));
+    }
+
+    fn managed(&mut self) -> &mut Managed {
+        self.paths.live.get_mut(TOKEN).unwrap()
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn end(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn client(local: &str, remote: &str) -> Connection {
+    let (local, remote) = (end(local), end(remote));
+    Connection { token: TOKEN, local, remote, server_side: false, deny_join_id0: false }
+}
+
+fn server(local: &str, remote: &str) -> Connection {
+    Connection { server_side: true, ..client(local, remote) }
+}
+
+/// A subflow as events tell it, once established.
+fn told(new: &NewSubflow) -> Subflow {
+    let NewSubflow { token, local, local_id, remote, remote_id, if_index, .. } = *new;
+    let local = SocketAddr::new(local, 50000);
+    Subflow { token, local, remote, local_id, remote_id, backup: false, if_index, error: None, reset: None }
+}
+
+fn flow(local: &str, remote: &str, id: u8) -> Subflow {
+    let (local, remote) = (end(local), end(remote));
+    let (local_id, remote_id) = (AddressId(id), AddressId(0));
+    let (backup, if_index) = (false, None);
+    Subflow { token: TOKEN, local, remote, local_id, remote_id, backup, if_index, error: None, reset: None }
+}
+
+fn destroy(local: &str, remote: &str) -> PathCommand {
+    PathCommand::DestroySubflow(ends(local, remote))
+}
+
+fn ends(local: &str, remote: &str) -> SubflowEnds {
+    SubflowEnds { token: TOKEN, local: end(local), remote: end(remote) }
+}
+
+fn remove(id: u8) -> PathCommand {
+    PathCommand::Remove(TOKEN, AddressId(id))
+}
+
+#[test]
+fn a_connection_gets_the_subflows_that_it_lacks_once_it_is_established_and_not_before() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    let told = client("10.0.0.1:40000", "192.0.2.1:80");
+    bench.apply(MptcpEvent::Created(told));
+    assert_eq!(bench.begun(), [""; 0]);
+    bench.apply(MptcpEvent::Established(told));
+    assert_eq!(bench.begun(), ["10.0.1.1"]);
+    assert_eq!(bench.begun(), [""; 0], "it is on its way");
+}
+
+#[test]
+fn what_comes_after_closed_is_of_the_connection_that_was_closed() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.apply(MptcpEvent::Closed(TOKEN));
+    bench.apply(MptcpEvent::Established(client("10.0.0.1:40000", "192.0.2.1:80")));
+    assert_eq!(bench.turn(), []);
+    assert!(bench.paths.live.is_empty());
+    bench.open(client("10.0.0.1:40001", "192.0.2.1:80"));
+    assert_eq!(bench.begun(), ["10.0.1.1"], "a connection that is created with that token is new");
+}
+
+#[test]
+fn connections_that_stay_on_this_host_are_left_alone() {
+    for remote in ["10.0.0.1:80", "127.0.0.1:80", "10.0.1.1:80"] {
+        let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+        bench.open(client("10.0.0.1:40000", remote));
+        assert_eq!(bench.turn(), [], "{remote}");
+    }
+}
+
+#[test]
+fn a_connection_whose_token_the_kernel_does_not_know_is_forgotten_and_one_of_its_own_is_left_alone() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.turn();
+    bench.refuse_all("invalid token");
+    assert!(bench.paths.live.is_empty());
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.turn();
+    bench.refuse_all("userspace PM not selected");
+    bench.later(Duration::from_secs(1000));
+    bench.announced(1, "192.0.2.2:80");
+    bench.paths.network_changed();
+    assert_eq!(bench.turn(), []);
+}
+
+#[test]
+fn joins_to_the_initial_address_that_the_peer_denies_are_not_tried() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    bench.open(Connection { deny_join_id0: true, ..client("10.0.0.1:40000", "192.0.2.1:80") });
+    bench.announced(1, "192.0.2.1:80");
+    assert_eq!(bench.turn(), [], "nor when it is announced all the same");
+    bench.announced(2, "192.0.2.2:80");
+    assert_eq!(bench.begun(), ["10.0.0.1", "10.0.1.1"]);
+}
+
+#[test]
+fn an_initial_address_that_the_peer_withdrew_is_joined_again_once_it_is_announced() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.apply(MptcpEvent::Removed(TOKEN, AddressId(0)));
+    assert_eq!(bench.turn(), []);
+    bench.announced(3, "192.0.2.1:80");
+    assert_eq!(bench.begun(), ["10.0.1.1"]);
+}
+
+#[test]
+fn a_peer_cannot_have_joined_what_is_no_address_of_its_own() {
+    let mut bench = Bench::client(&["10.0.0.1"]);
+    for (id, remote) in [(0, "192.0.2.9:80"), (1, "127.0.0.1:80"), (2, "10.0.0.1:80"), (3, "[2001:db8::1]:80")] {
+        bench.announced(id, remote);
+        assert_eq!(bench.turn(), [], "{remote}");
+    }
+    bench.announced(4, "[::ffff:192.0.2.2]:80");
+    assert_eq!(bench.begun(), ["10.0.0.1"]);
+    bench.announced(4, "127.0.0.1:80");
+    assert!(bench.managed().connection.remotes.iter().all(|(id, _)| *id != AddressId(4)), "the id is another's now");
+}
+
+#[test]
+fn a_peer_that_announces_and_withdraws_for_ever_is_not_remembered_without_bound() {
+    let mut bench = Bench::client(&["10.0.0.1"]);
+    for n in 0..1000u32 {
+        bench.announced(1, &format!("192.0.2.2:{}", 1000 + n));
+        bench.turn();
+        for (_, command) in std::mem::take(&mut bench.asked) {
+            let PathCommand::CreateSubflow(new) = command else { continue };
+            bench.apply(MptcpEvent::SubflowClosed(Subflow { error: Some(Errno(111)), ..told(&new) }));
+        }
+        bench.apply(MptcpEvent::Removed(TOKEN, AddressId(1)));
+        bench.later(Duration::from_millis(20));
+    }
+    let (attempts, timers) = (bench.managed().attempts.len(), bench.paths.timers.len());
+    assert!(attempts <= 64 && timers <= 128, "{attempts} attempts, {timers} timers");
+}
+
+#[test]
+fn an_ipv4_socket_gets_no_ipv6_subflow_and_an_ipv6_one_gets_both() {
+    for (local, remote, expected) in [
+        ("10.0.0.1:40000", "192.0.2.1:80", &[][..]),
+        ("[::ffff:10.0.0.1]:40000", "[::ffff:192.0.2.1]:80", &["fd00::1"][..]),
+    ] {
+        let mut bench = Bench::new(&["10.0.0.1", "fd00::1"]);
+        bench.open(client(local, remote));
+        bench.announced(1, "[2001:db8::1]:80");
+        assert_eq!(bench.begun(), expected, "{local}");
+    }
+}
+
+#[test]
+fn a_subflow_is_named_in_the_form_in_which_it_was_told() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    bench.open(client("[::ffff:10.0.0.1]:40000", "[::ffff:192.0.2.1]:80"));
+    bench.settle();
+    bench.link("10.0.0.1", false);
+    assert_eq!(bench.turn(), [remove(0), destroy("[::ffff:10.0.0.1]:40000", "[::ffff:192.0.2.1]:80")]);
+}
+
+#[test]
+fn an_address_is_withdrawn_before_its_last_subflow_is_closed_and_only_then() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.announced(1, "192.0.2.2:80");
+    bench.settle();
+    let count = bench.managed().connection.subflows.len();
+    assert_eq!(count, 4, "each with each");
+    bench.apply(MptcpEvent::Removed(TOKEN, AddressId(1)));
+    let closed = [destroy("10.0.1.1:50000", "192.0.2.2:80"), destroy("10.0.0.1:50000", "192.0.2.2:80")];
+    let mut found = bench.turn();
+    found.sort_by_key(|command| command.to_string());
+    let mut expected = closed.to_vec();
+    expected.sort_by_key(|command| command.to_string());
+    assert_eq!(found, expected, "others have the addresses still");
+    for (local, id) in [("10.0.1.1:50000", 1), ("10.0.0.1:50000", 0)] {
+        bench.apply(MptcpEvent::SubflowClosed(flow(local, "192.0.2.2:80", id)));
+    }
+    bench.link("10.0.1.1", false);
+    assert_eq!(bench.turn(), [remove(1), destroy("10.0.1.1:50000", "192.0.2.1:80")]);
+}
+
+#[test]
+fn a_dead_subflow_stays_until_another_is_there_and_a_doubtful_one_until_that_has_proved_sound() {
+    let mut bench = Bench::client(&["10.0.0.1"]);
+    bench.link("10.0.0.1", false);
+    assert_eq!(bench.turn(), [], "it is the only one");
+    bench.link("10.0.0.1", true);
+    assert_eq!(bench.begun(), ["10.0.0.1"], "it is not trusted");
+    bench.establish_all();
+    assert_eq!(bench.turn(), [], "the peer may have enough");
+    bench.later(Duration::from_secs(1));
+    assert_eq!(bench.turn(), [destroy("10.0.0.1:40000", "192.0.2.1:80")]);
+}
+
+#[test]
+fn what_was_dead_is_trusted_again_when_the_peer_takes_nothing_else() {
+    let mut bench = Bench::client(&["10.0.0.1"]);
+    bench.link("10.0.0.1", false);
+    bench.turn();
+    bench.link("10.0.0.1", true);
+    assert_eq!(bench.begun(), ["10.0.0.1"]);
+    bench.establish_all();
+    bench.turn();
+    bench.apply(MptcpEvent::SubflowClosed(flow("10.0.0.1:50000", "192.0.2.1:80", 0)));
+    for _ in 0..100 {
+        bench.later(Duration::from_secs(1));
+        assert_eq!(bench.turn(), [], "it is neither closed nor doubled");
+    }
+}
+
+#[test]
+fn an_address_on_another_interface_is_another_path() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.turn();
+    let (_, command) = bench.asked[0];
+    let PathCommand::CreateSubflow(first) = command else { panic!("{command}") };
+    bench.establish_all();
+    bench.settle();
+    bench.change("10.0.1.1", |local| local.if_index = IfIndex(9));
+    let again = PathCommand::CreateSubflow(NewSubflow { if_index: Some(IfIndex(9)), ..first });
+    let closed = destroy("10.0.1.1:50000", "192.0.2.1:80");
+    assert_eq!(bench.turn(), [remove(1), closed, again], "the peer must not take the new one for the old");
+}
+
+#[test]
+fn there_are_no_more_subflows_than_may_be() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1", "10.0.2.1", "10.0.3.1"]);
+    bench.policy.max_subflows = 3;
+    bench.open(client("10.0.0.1:40000", "192.0.2.1:80"));
+    assert_eq!(bench.begun(), ["10.0.1.1", "10.0.2.1"]);
+    bench.establish_all();
+    assert_eq!(bench.begun(), [""; 0]);
+}
+
+#[test]
+fn an_interface_gets_no_more_subflows_than_it_may_have_the_initial_one_included() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    bench.addresses.iter_mut().for_each(|local| local.max_subflows = Some(1));
+    bench.open(client("10.0.0.1:40000", "192.0.2.1:80"));
+    bench.announced(1, "192.0.2.2:80");
+    assert_eq!(bench.begun(), ["10.0.1.1"]);
+
+    let mut bench = Bench::new(&["10.0.0.1"]);
+    bench.addresses[0].max_subflows = Some(1);
+    bench.open(Connection { deny_join_id0: true, ..client("10.0.0.1:40000", "192.0.2.1:80") });
+    bench.announced(1, "192.0.2.2:80");
+    assert_eq!(bench.begun(), [""; 0], "the initial one is not wanted, and stays");
+}
+
+#[test]
+fn what_has_no_route_takes_no_place_and_is_begun_when_it_may_have_one() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    bench.routed = false;
+    bench.open(client("10.0.0.1:40000", "192.0.2.1:80"));
+    assert_eq!(bench.turn(), []);
+    for _ in 0..100 {
+        bench.announced(1, "192.0.2.2:80");
+        bench.announced(1, "192.0.2.3:80");
+        bench.turn();
+    }
+    assert_eq!(bench.paths.unrouted.len(), 1);
+    bench.routed = true;
+    bench.paths.routing_changed(RoutingChange::Prefix(ip("0.0.0.0"), 0));
+    assert_eq!(bench.begun(), ["10.0.0.1", "10.0.1.1", "10.0.1.1"]);
+    assert!(bench.paths.unrouted.is_empty());
+}
+
+#[test]
+fn the_backup_flag_is_corrected_in_both_directions_also_on_what_is_not_wanted() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.settle();
+    bench.apply(MptcpEvent::Removed(TOKEN, AddressId(0)));
+    for backup in [true, false] {
+        bench.change("10.0.0.1", |local| local.backup = backup);
+        let expected = PathCommand::SetBackup(ends("10.0.0.1:40000", "192.0.2.1:80"), backup);
+        assert!(bench.turn().contains(&expected), "{backup}");
+    }
+}
+
+#[test]
+fn an_announcement_that_cannot_be_withdrawn_without_loss_waits() {
+    let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
+    assert_eq!(bench.turn().len(), 1, "the other address");
+    bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.1.1:80", "192.0.2.1:40001", 1)));
+    bench.apply(MptcpEvent::SubflowClosed(flow("10.0.0.1:80", "192.0.2.1:40000", 0)));
+    bench.change("10.0.1.1", |local| local.unusable = Some(Unusable::Deprecated));
+    assert_eq!(bench.turn(), [], "the peer would close the last");
+    bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.0.1:80", "192.0.2.1:40002", 0)));
+    assert_eq!(bench.turn(), [remove(1), destroy("10.0.1.1:80", "192.0.2.1:40001")]);
+}
+
+#[test]
+fn a_refused_announcement_is_made_again_later_with_the_id_that_the_kernel_has() {
+    let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
+    bench.turn();
+    bench.refuse_all("did not match address and id");
+    assert_eq!(bench.turn(), [PathCommand::ListAddresses(TOKEN)]);
+    bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.1.1:80", "192.0.2.1:40001", 9)));
+    assert_eq!(bench.turn(), [], "there is a pause");
+    bench.later(Duration::from_secs(1));
+    let commands = bench.turn();
+    assert!(matches!(commands[..], [PathCommand::Announce(made)] if made.id == AddressId(9)), "{commands:?}");
+}
+
+#[test]
+fn no_id_is_given_to_two_addresses() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1", "10.0.2.1", "10.0.3.1"]);
+    bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.3.1:40000", "192.0.2.9:41000", 1)));
+    let ids = bench.turn().into_iter().map(|command| match command {
+        PathCommand::CreateSubflow(new) => (new.local.to_string(), new.local_id.0),
+        other => panic!("{other}"),
+    });
+    let ids: Vec<_> = ids.collect();
+    let expected = [("10.0.1.1", 2), ("10.0.2.1", 3), ("10.0.3.1", 1)].map(|(local, id)| (local.to_owned(), id));
+    assert_eq!(ids, expected, "the peer joined the last, to which the kernel gave that id");
+}
+
+#[test]
+fn every_connection_is_looked_at_though_the_network_changes_all_the_time() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    for n in 0..500 {
+        bench.open(Connection { token: Token(n), ..client("10.0.0.1:40000", "192.0.2.1:80") });
+    }
+    bench.routed = false;
+    bench.turn();
+    bench.paths.view_changed = true;
+    let mut looked = BTreeSet::new();
+    for _ in 0..20 {
+        bench.paths.network_changed();
+        bench.paths.rerouted = false;
+        let before: BTreeSet<Token> = bench.paths.sweep.iter().copied().collect();
+        let view = View::new(&bench.addresses);
+        let host = Host { view: &view, manager: &Everything, policy: bench.policy, now: bench.now };
+        bench.paths.advance(&host, &mut bench.listeners, &mut bench.outbox);
+        let after: BTreeSet<Token> = bench.paths.sweep.iter().copied().collect();
+        looked.extend(before.difference(&after).copied());
+        assert!(bench.paths.sweep.len() <= 500, "each once");
+    }
+    assert_eq!(looked.len(), 500);
+}
+
+#[test]
+fn questions_about_routes_beyond_the_most_wait_without_turning_the_loop() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    for n in 0..200u8 {
+        let told = client("10.0.0.1:40000", &format!("192.0.2.{n}:80"));
+        bench.open(Connection { token: Token(n.into()), ..told });
+    }
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        let view = View::new(&bench.addresses);
+        let host = Host { view: &view, manager: &Everything, policy: bench.policy, now: bench.now };
+        bench.paths.advance(&host, &mut bench.listeners, &mut bench.outbox);
+        asked.extend(bench.outbox.queue.drain(..));
+    }
+    assert_eq!(asked.len(), 64);
+    assert!(!bench.paths.has_work(), "there is nothing to do before an answer comes");
+    for output in asked {
+        let Output::Send(ticket, _) = output else { continue };
+        bench.paths.end_way(ticket, Way::Through, &mut bench.outbox, bench.now);
+    }
+    assert_eq!(bench.begun().len(), 200, "all get their turn");
+}
+
+#[test]
+fn nothing_is_left_of_connections_that_are_gone() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    for n in 0..300 {
+        bench.open(Connection { token: Token(n), ..client("10.0.0.1:40000", "192.0.2.1:80") });
+        bench.routed = n % 2 == 0;
+        bench.paths.routing_changed(RoutingChange::Everything);
+        bench.turn();
+        bench.refuse_all("no memory");
+        bench.turn();
+        bench.apply(MptcpEvent::Closed(Token(n)));
+    }
+    bench.turn();
+    let paths = &bench.paths;
+    assert!(paths.asked.is_empty() && paths.unrouted.is_empty() && paths.timers.is_empty(), "{paths:#?}");
+}
+
+#[test]
+fn a_path_that_always_fails_is_tried_ever_more_seldom() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    let (start, mut tries) = (bench.now, Vec::new());
+    while bench.now < start + Duration::from_secs(300) {
+        bench.turn();
+        for (_, command) in std::mem::take(&mut bench.asked) {
+            let PathCommand::CreateSubflow(new) = command else { panic!("{command}") };
+            tries.push(bench.now - start);
+            bench.apply(MptcpEvent::SubflowClosed(Subflow { error: Some(Errno(111)), ..told(&new) }));
+        }
+        bench.turn();
+        bench.now = bench.paths.deadline().unwrap();
+    }
+    let pauses: Vec<_> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!((8..=16).contains(&tries.len()), "{pauses:?}");
+    assert!(pauses[0] <= Duration::from_secs(1) && pauses[3] >= Duration::from_secs(6), "{pauses:?}");
+    assert!(tries.iter().filter(|time| time.as_secs() < 60).count() >= 8, "a young connection waits 10 s at most");
+}
