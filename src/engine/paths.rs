@@ -8,7 +8,8 @@ mod announce;
 mod attempts;
 mod converge;
 mod managed;
-#[cfg(all(test, feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
+#[cfg(test)]
+#[cfg(all(feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
 mod simulation;
 mod table;
 #[cfg(test)]
