@@ -377,7 +377,7 @@ fn what_was_dead_is_trusted_again_when_the_peer_takes_nothing_else() {
     bench.establish_all();
     bench.turn();
     bench.apply(MptcpEvent::SubflowClosed(flow("10.0.0.1:50000", "192.0.2.1:80", 0)));
-    for _ in 0..100 {
+    for _ in 0..400 {
         bench.later(Duration::from_secs(1));
         assert_eq!(bench.turn(), [], "it is neither closed nor doubled");
     }
@@ -467,12 +467,15 @@ fn an_announcement_that_cannot_be_withdrawn_without_loss_waits() {
 #[test]
 fn a_refused_announcement_is_made_again_later_with_the_id_that_the_kernel_has() {
     let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
-    bench.turn();
+    let made = bench.turn();
+    bench.refuse_all("no memory");
+    assert_eq!(bench.turn(), [], "there is a pause");
+    bench.later(Duration::from_secs(1));
+    assert_eq!(bench.turn(), made);
     bench.refuse_all("did not match address and id");
     assert_eq!(bench.turn(), [PathCommand::ListAddresses(TOKEN)]);
     bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.1.1:80", "192.0.2.1:40001", 9)));
-    assert_eq!(bench.turn(), [], "there is a pause");
-    bench.later(Duration::from_secs(1));
+    bench.later(Duration::from_secs(2));
     let commands = bench.turn();
     assert!(matches!(commands[..], [PathCommand::Announce(made)] if made.id == AddressId(9)), "{commands:?}");
 }
