@@ -33,3 +33,33 @@ mptcpd::register_plugin!(Plugin {
     summary: "joins every usable address with every address of the peer",
     build: |_| Ok(Box::new(FullMesh)),
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mptcpd::kit::{Connection, Host};
+
+    fn host() -> Host {
+        Host::new().interface("eth0", &["10.0.0.1"]).interface("eth1", &["10.0.1.1", "fd00::1"])
+    }
+
+    #[test]
+    fn every_usable_address_is_joined_with_one_of_the_peer_before_any_is_with_the_next() {
+        let connection = Connection::client("10.0.0.1:40000", "192.0.2.1:80").announced(1, "192.0.2.2:80");
+        let expected = [
+            "10.0.0.1 eth0 - 192.0.2.1:80",
+            "10.0.1.1 eth1 - 192.0.2.1:80",
+            "10.0.0.1 eth0 - 192.0.2.2:80",
+            "10.0.1.1 eth1 - 192.0.2.2:80",
+        ];
+        assert_eq!(host().subflows(&FullMesh, &connection), expected);
+        assert_eq!(host().announcements(&FullMesh, &connection), [""; 0]);
+    }
+
+    #[test]
+    fn the_side_that_accepted_announces_every_address_but_the_initial_one_and_joins_nothing() {
+        let connection = Connection::server("10.0.0.1:80", "192.0.2.1:40000");
+        assert_eq!(host().announcements(&FullMesh, &connection), ["10.0.1.1", "fd00::1"]);
+        assert_eq!(host().subflows(&FullMesh, &connection), [""; 0]);
+    }
+}

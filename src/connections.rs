@@ -361,3 +361,111 @@ impl Hasher for TokenHasher {
 }
 
 pub(crate) type TokenMap<T> = std::collections::HashMap<Token, T, BuildHasherDefault<TokenHasher>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn connection(local: &str, remote: &str) -> Connection {
+        let (token, local, remote) = (Token(1), end(local), end(remote));
+        let told = event::Connection { token, local, remote, server_side: false, deny_join_id0: false };
+        Connection::new(&told, Instant::now())
+    }
+
+    fn subflow(local: &str, remote: &str, id: u8) -> event::Subflow {
+        let (local, remote) = (end(local), end(remote));
+        event::Subflow {
+            token: Token(1),
+            local,
+            remote,
+            local_id: AddressId(id),
+            remote_id: AddressId(0),
+            backup: false,
+            if_index: None,
+            error: None,
+            reset: None,
+        }
+    }
+
+    #[test]
+    fn an_end_keeps_the_form_in_which_it_was_told_and_has_a_plain_one() {
+        for (told, plain) in [
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
+            ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+        ] {
+            let found = End::from(end(told));
+            assert_eq!((found.told(), found.plain(), found.ip()), (end(told), end(plain), end(plain).ip()));
+        }
+        assert_ne!(End::from(end("10.0.0.1:80")), End::from(end("[::ffff:10.0.0.1]:80")));
+    }
+
+    #[test]
+    fn a_mapped_connection_takes_both_families_and_an_ipv4_one_its_own() {
+        let [v4, v6] = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap());
+        let mapped = connection("[::ffff:10.0.0.1]:40000", "[::ffff:192.0.2.1]:80");
+        assert!(mapped.takes(v4) && mapped.takes(v6));
+        assert!(mapped.leads_to(end("192.0.2.1:80")));
+        let plain = connection("10.0.0.1:40000", "192.0.2.1:80");
+        assert!(plain.takes(v4) && !plain.takes(v6));
+    }
+
+    #[test]
+    fn announced_addresses_are_filtered_bounded_and_each_id_stands_for_one() {
+        let mut known = connection("10.0.0.1:40000", "192.0.2.1:80");
+        for (id, remote) in [(0, "192.0.2.2:80"), (1, "127.0.0.1:80"), (1, "[2001:db8::1]:80"), (1, "224.0.0.1:80")] {
+            assert!(!known.announced(AddressId(id), end(remote)), "{remote}");
+        }
+        assert!(known.announced(AddressId(1), end("[::ffff:192.0.2.2]:80")));
+        assert!(!known.announced(AddressId(1), end("192.0.2.2:80")), "that is no news");
+        assert!(known.announced(AddressId(1), end("192.0.2.3:80")));
+        assert_eq!(known.remotes, [(AddressId(1), end("192.0.2.3:80"))]);
+        assert!(known.announced(AddressId(1), end("0.0.0.0:80")), "the former is not meant any more");
+        assert_eq!(known.remotes, []);
+        for id in 1..=255 {
+            known.announced(AddressId(id), end(&format!("192.0.2.{id}:80")));
+        }
+        assert_eq!(known.remotes.len(), MOST_REMOTES);
+    }
+
+    #[test]
+    fn ids_are_learnt_from_subflows_and_the_kernel_is_right() {
+        let mut known = connection("10.0.0.1:40000", "192.0.2.1:80");
+        let [b, c] = ["10.0.1.1", "10.0.2.1"].map(|text| text.parse::<IpAddr>().unwrap());
+        known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(1), announced: true });
+        known.add_subflow(&subflow("10.0.2.1:40000", "192.0.2.1:80", 1), Origin::Peer, false, Instant::now());
+        assert_eq!((known.id_of(b, 0), known.id_of(c, 0)), (None, Some(AddressId(1))));
+        known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(2), announced: true });
+        known.learn_id(b, AddressId(5));
+        assert_eq!(known.id_of(b, 0), Some(AddressId(5)));
+        assert_eq!(known.id_of(known.initial_address(), 0), Some(AddressId(0)));
+        assert!(known.is_taken(AddressId(5)) && known.is_taken(AddressId(1)) && !known.is_taken(AddressId(2)));
+    }
+
+    #[test]
+    fn ids_of_addresses_that_are_not_used_are_forgotten_beyond_the_most() {
+        let mut known = connection("10.0.0.1:40000", "192.0.2.1:80");
+        known.add_subflow(&subflow("10.0.1.1:40000", "192.0.2.1:80", 200), Origin::Local, false, Instant::now());
+        for id in 1..=150 {
+            let address = IpAddr::from([10, 9, 9, id]);
+            known.remember_id(OwnAddress { address, port: 0, id: AddressId(id), announced: id == 1 });
+        }
+        assert!(known.own.len() <= MOST_OWN + 1, "{}", known.own.len());
+        assert!(known.is_taken(AddressId(200)) && known.is_taken(AddressId(1)));
+    }
+
+    #[test]
+    fn a_token_is_buried_for_a_while_and_so_many_are() {
+        let (mut closed, now) = (Closed::default(), Instant::now());
+        closed.bury(Token(1), now);
+        assert!(closed.contains(Token(1), now + CLOSED_TIME / 2));
+        assert!(!closed.contains(Token(1), now + CLOSED_TIME));
+        (0..1000).for_each(|n| closed.bury(Token(n), now));
+        assert_eq!(closed.tokens.len(), MOST_CLOSED);
+        assert!(closed.contains(Token(999), now) && !closed.contains(Token(0), now));
+    }
+}

@@ -125,3 +125,102 @@ impl Ways {
         self.asked.drain(..).flat_map(|asked| asked.waiting).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAY: Pair = pair([10, 0, 0, 1], [192, 0, 2, 1]);
+
+    const fn pair(source: [u8; 4], destination: [u8; 4]) -> Pair {
+        let [a, b, c, d] = source;
+        let source = IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d));
+        let [a, b, c, d] = destination;
+        let destination = IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d));
+        Pair { source, if_index: IfIndex(2), destination }
+    }
+
+    fn unasked(_: RouteQuestion) -> Ticket {
+        panic!("it is asked again")
+    }
+
+    #[test]
+    fn a_question_is_asked_once_for_all_and_its_answer_kept() {
+        let mut ways = Ways::default();
+        assert_eq!(ways.look(WAY, Token(1), |_| Ticket(1)), Known::Asked);
+        for token in [1, 2, 2] {
+            assert_eq!(ways.look(WAY, Token(token), unasked), Known::Asked);
+        }
+        assert_eq!(ways.answer(Ticket(1), Way::Through, unasked), [Token(1), Token(2)]);
+        assert_eq!(ways.look(WAY, Token(3), unasked), Known::Yes);
+    }
+
+    #[test]
+    fn an_answer_is_asked_for_again_when_a_route_changed_that_covers_it() {
+        let mut ways = Ways::default();
+        let prefix = |text: &str| RoutingChange::Prefix(text.parse().unwrap(), 24);
+        ways.look(WAY, Token(1), |_| Ticket(1));
+        ways.answer(Ticket(1), Way::Nowhere, unasked);
+        ways.changed(prefix("192.0.3.0"));
+        assert_eq!(ways.look(WAY, Token(1), unasked), Known::No);
+        ways.changed(prefix("192.0.2.0"));
+        assert_eq!(ways.look(WAY, Token(1), |_| Ticket(2)), Known::Asked);
+    }
+
+    #[test]
+    fn an_answer_to_a_question_of_before_a_change_is_not_believed() {
+        let mut ways = Ways::default();
+        ways.look(WAY, Token(1), |_| Ticket(1));
+        ways.changed(RoutingChange::Everything);
+        assert_eq!(ways.look(WAY, Token(2), |_| Ticket(2)), Known::Asked);
+        assert_eq!(ways.answer(Ticket(1), Way::Nowhere, unasked), [Token(1)]);
+        assert_eq!(ways.look(WAY, Token(1), unasked), Known::Asked);
+        assert_eq!(ways.answer(Ticket(2), Way::Through, unasked), [Token(2), Token(1)]);
+        assert_eq!(ways.look(WAY, Token(1), unasked), Known::Yes);
+    }
+
+    #[test]
+    fn so_many_questions_are_asked_at_a_time_and_so_many_answers_kept() {
+        let mut ways = Ways::default();
+        let mut tickets = 0;
+        for n in 0..10_000u32 {
+            let [_, _, high, low] = n.to_be_bytes();
+            let known = ways.look(pair([10, 0, 0, 1], [10, 1, high, low]), Token(1), |_| {
+                tickets += 1;
+                Ticket(tickets)
+            });
+            assert_eq!(known == Known::Later, !ways.has_room() && n >= 64, "{n}");
+            if n >= 64 {
+                ways.answer(Ticket(tickets - 63), Way::Through, unasked);
+                ways.look(pair([10, 0, 0, 1], [10, 2, high, low]), Token(1), |_| {
+                    tickets += 1;
+                    Ticket(tickets)
+                });
+            }
+            assert!(ways.asked.len() <= MOST_AT_A_TIME && ways.known.len() <= MOST_KNOWN);
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_an_answer_that_will_not_come_looks_again() {
+        let mut ways = Ways::default();
+        ways.look(WAY, Token(1), |_| Ticket(1));
+        assert_eq!(ways.forget(), [Token(1)]);
+        assert_eq!(ways.look(WAY, Token(1), |_| Ticket(2)), Known::Asked);
+    }
+
+    #[test]
+    fn an_ipv6_answer_that_names_another_device_is_asked_for_without_source() {
+        let mut ways = Ways::default();
+        let (source, destination) = ("fd00::1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        let way = Pair { source, if_index: IfIndex(2), destination };
+        ways.look(way, Token(1), |_| Ticket(1));
+        let again = ways.answer(Ticket(1), Way::Elsewhere, |question| {
+            assert_eq!(question.source, None);
+            Ticket(2)
+        });
+        assert_eq!(again, []);
+        assert_eq!(ways.answer(Ticket(2), Way::Through, unasked), [Token(1)]);
+        assert_eq!(ways.look(way, Token(1), unasked), Known::Yes);
+    }
+}

@@ -348,6 +348,119 @@ mod tests {
         (told, flow)
     }
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn attempt() -> Attempt {
+        Attempt::new(Token(9), IpAddr::from([10, 0, 0, 1]), IfIndex(2), SocketAddr::from(([192, 0, 2, 1], 80)))
+    }
+
+    /// The pauses after so many joins in a row that come to nothing.
+    fn pauses(attempt: &mut Attempt, connection_since: Instant, mut now: Instant, times: usize) -> Vec<Duration> {
+        let policy = PathPolicy::default();
+        let mut pauses = Vec::new();
+        for _ in 0..times {
+            attempt.begun(false, now);
+            attempt.failed(Loss::Early, connection_since, &policy, now);
+            let due = attempt.due().unwrap();
+            pauses.push(due - now);
+            now = due;
+        }
+        pauses
+    }
+
+    #[test]
+    fn what_was_lost_for_the_first_time_or_had_lived_comes_back_soon() {
+        let (now, policy) = (Instant::now(), PathPolicy::default());
+        let mut path = attempt();
+        path.lost(Loss::Early, now, &policy, now);
+        assert_eq!(path.due(), Some(now + SOON));
+        path.begun(false, now);
+        path.succeeded(now);
+        path.lost(Loss::Early, now, &policy, now);
+        assert!(path.due() >= Some(now + SECOND / 2), "the second time, it waits");
+        path.begun(false, now);
+        path.succeeded(now);
+        path.lost(Loss::Lived, now, &policy, now);
+        assert_eq!(path.due(), Some(now + SOON));
+    }
+
+    #[test]
+    fn pauses_double_up_to_ten_seconds_while_the_connection_is_young_and_to_minutes_later() {
+        let now = Instant::now();
+        let within =
+            |pause: Duration, most: u64| pause <= SECOND * u32::try_from(most).unwrap() && pause * 4 >= SECOND * 3;
+        let young = pauses(&mut attempt(), now, now, 8);
+        for (pause, most) in young.iter().zip([1, 2, 4, 8, 10, 10, 10, 10]) {
+            assert!(within(*pause, most) && *pause * 4 >= SECOND * 3 * most.try_into().unwrap(), "{young:?}");
+        }
+        let old = pauses(&mut attempt(), now, now + YOUNG, 12);
+        assert!(old[11] > SECOND * 200 && old[11] <= SECOND * 300, "{old:?}");
+    }
+
+    #[test]
+    fn after_a_link_came_back_there_is_a_second_try_soon_and_then_pauses_begin_anew() {
+        let now = Instant::now();
+        let mut path = attempt();
+        pauses(&mut path, now, now, 6);
+        path.forgive();
+        assert!(path.is_ready(now));
+        let again = pauses(&mut path, now, now, 2);
+        assert_eq!(again[0], SECOND_TRY);
+        assert!(again[1] <= SECOND, "{again:?}");
+    }
+
+    #[test]
+    fn a_refusal_is_kept_for_minutes_also_on_a_young_connection() {
+        let (now, policy) = (Instant::now(), PathPolicy::default());
+        for loss in [Loss::Refused, Loss::Full] {
+            let mut path = attempt();
+            path.begun(false, now);
+            path.failed(loss, now, &policy, now);
+            assert!(path.due() >= Some(now + SECOND * 200), "{loss:?}");
+            path.room_was_made(now);
+            assert_eq!(path.due() == Some(now + SOON), loss == Loss::Full);
+        }
+    }
+
+    #[test]
+    fn of_several_joins_on_their_way_the_last_to_end_decides() {
+        let (now, policy) = (Instant::now(), PathPolicy::default());
+        let mut path = attempt();
+        path.begun(true, now);
+        path.forgive();
+        path.begun(false, now);
+        assert!(path.backup, "nothing tells which of them is established");
+        path.failed(Loss::Early, now, &policy, now);
+        assert!(path.is_pending());
+        path.failed(Loss::Early, now, &policy, now);
+        assert_eq!(path.due(), Some(now + SECOND_TRY));
+    }
+
+    #[test]
+    fn a_loss_beside_a_join_on_its_way_makes_the_next_wait_for_that_to_prove_sound() {
+        let (now, policy) = (Instant::now(), PathPolicy::default());
+        let mut path = attempt();
+        path.begun(false, now);
+        path.lost(Loss::Early, now, &policy, now);
+        assert!(path.is_pending());
+        path.succeeded(now);
+        assert!(!path.is_settled() && !path.is_ready(now));
+        assert!(path.is_ready(now + LIVED));
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_forgotten_when_nothing_would_be_lost_by_it() {
+        let (now, policy) = (Instant::now(), PathPolicy::default());
+        let mut path = attempt();
+        assert!(path.is_stale(false, now) && !path.is_stale(true, now));
+        path.begun(false, now);
+        assert!(!path.is_stale(false, now));
+        assert!(path.is_stale(false, now + LONGEST_PENDING));
+        path.failed(Loss::Early, now, &policy, now);
+        assert!(!path.is_stale(false, now + SECOND * 2), "it may be wanted again");
+        assert!(path.is_stale(false, now + SECOND + REMEMBERED));
+    }
+
     #[test]
     fn a_reset_for_data_that_does_not_fit_is_no_refusal_of_the_path() {
         let now = Instant::now();
