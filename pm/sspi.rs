@@ -56,16 +56,22 @@ fn join(view: &View<'_>, connection: &ConnectionView<'_>, if_index: IfIndex, wan
     }
 }
 
-/// The lower, the better: what has not failed, then what failed least, then what may be tried first.
-fn hopelessness(connection: &ConnectionView<'_>, local: &LocalAddress<'_>, remote: &Remote) -> (u32, Option<Instant>) {
+/// The lower, the better: what is on its way or has just been lost, then what is new, then what failed
+/// least, then what may be tried first.
+fn hopelessness(
+    connection: &ConnectionView<'_>,
+    local: &LocalAddress<'_>,
+    remote: &Remote,
+) -> (u32, bool, Option<Instant>) {
     let attempt = connection.attempts.iter().find(|attempt| {
         attempt.local == local.address && attempt.if_index == local.if_index && attempt.remote == remote.address
     });
-    attempt.map_or((0, None), |attempt| match attempt.state {
+    attempt.map_or((0, true, None), |attempt| match attempt.state {
         // What is on its way is not given up for another.
-        AttemptState::Pending(_) | AttemptState::Wanted => (0, None),
-        AttemptState::NoRoute => (u32::MAX, None),
-        AttemptState::Failed(time) | AttemptState::Refused(time) => (attempt.failures, Some(time)),
+        AttemptState::Pending(_) | AttemptState::Wanted => (0, false, None),
+        AttemptState::NoRoute => (u32::MAX, false, None),
+        // Without a failure it is one that worked: an address that the peer announced may never have.
+        AttemptState::Failed(time) | AttemptState::Refused(time) => (attempt.failures, false, Some(time)),
     })
 }
 
