@@ -3,8 +3,10 @@
 //!     cargo run --release --example demo
 //!
 //! A client and a server in network namespaces, two links between them, and the real daemon at the
-//! client. A transfer runs while the second link goes down and comes up again. The exit code is 0
-//! only if that link carried data both before and after, and every byte arrived as it was sent.
+//! client. First it gives endpoints to the kernel's path manager, and a transfer runs while the second
+//! link goes down and comes up again. Then it manages paths itself, and a subflow is killed during another
+//! transfer. The exit code is 0 only if the second link carried data both before and after either, the
+//! subflow was back within a second, and every byte arrived as it was sent.
 
 // What its tests use besides.
 #[allow(dead_code, clippy::indexing_slicing, clippy::unwrap_used)]
@@ -17,7 +19,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, Installation};
-use common::net::{Endpoint, Namespace, Net, SERVICE_V4, server_v4};
+use common::net::{Endpoint, Namespace, Net, SERVICE_V4, client_v4, server_v4};
 use common::sandbox;
 use common::traffic::{Server, Transfer};
 
@@ -29,6 +31,8 @@ const RATE: &str = "50mbit";
 const PART: (Duration, Duration) = (Duration::from_millis(2000), Duration::from_millis(3500));
 /// Data that shows that a link is really used, bytes.
 const REAL_DATA: u64 = 1_000_000;
+/// Within which a subflow that was killed has to be back.
+const BACK: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     if env::var_os(AS_DAEMON).is_some() {
@@ -65,7 +69,9 @@ fn report(outcome: Result<String, String>) -> ExitCode {
 /// The network, the daemon at its client, and what has been told of both.
 struct Demo {
     net: Net,
+    here: Installation,
     daemon: Daemon,
+    server: Server,
     limited: bool,
     story: Story,
 }
@@ -86,17 +92,23 @@ impl Demo {
         });
         story.tell("the daemon starts at the client, without any configuration");
         let program = env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-        let daemon = Installation::new(&net.client, program).with_variable(AS_DAEMON, "1").start(&[]);
-        Ok(Self { net, daemon, limited, story })
+        let here = Installation::new(&net.client, program).with_variable(AS_DAEMON, "1");
+        let (daemon, server) = (here.start(&[]), Server::start(&net.server, SocketAddr::new(SERVICE_V4, 5000)));
+        Ok(Self { net, here, daemon, server, limited, story })
     }
 
     fn run(mut self) -> Result<String, String> {
-        self.watch("no endpoint for one of the links", |demo| demo.story.endpoints.len() == 2)?;
-        let server = Server::start(&self.net.server, SocketAddr::new(SERVICE_V4, 5000));
-        self.story.tell(&format!("the client opens one connection to {SERVICE_V4} and sends as fast as it can"));
-        let rate = if self.limited { 25_000_000 } else { u64::MAX };
-        let transfer = Transfer::start(&self.net.client, server.address(), rate);
+        let mut parts = self.lose_a_link()?;
+        self = self.manage_paths();
+        parts.extend(self.lose_a_subflow()?);
+        self.daemon.stop();
+        self.story.tell("the daemon stops; what it made stays, so that no connection would suffer");
+        Ok(summary(&parts))
+    }
 
+    fn lose_a_link(&mut self) -> Result<Vec<Part>, String> {
+        self.watch("no endpoint for one of the links", |demo| demo.story.endpoints.len() == 2)?;
+        let transfer = self.open("one connection");
         let before = self.part("no data over the second link", |used| used.second >= REAL_DATA)?;
         self.story.tell("the second link goes down");
         self.net.client.ip("link set c1 down");
@@ -105,13 +117,54 @@ impl Demo {
         self.net.client.ip("link set c1 up");
         self.net.client.ip(&format!("route replace default via {} dev c1 metric 101", server_v4(1)));
         let after = self.part("the second link is not used again", |used| used.second >= REAL_DATA)?;
+        self.close(transfer)?;
+        Ok(vec![("before the outage", before), ("during it", during), ("after it", after)])
+    }
 
+    /// Starts the daemon anew, with a path manager that makes the subflows of every connection itself.
+    fn manage_paths(self) -> Self {
+        self.daemon.stop();
+        println!();
+        self.story.tell("the daemon starts anew with --path-manager=sspi, to make the subflows itself");
+        let daemon = self.here.start(&["--path-manager=sspi"]);
+        let selected = self.net.client.sysctl("net.mptcp.path_manager");
+        self.story.tell(&format!("  net.mptcp.path_manager is {selected}"));
+        Self { daemon, ..self }
+    }
+
+    fn lose_a_subflow(&mut self) -> Result<Vec<Part>, String> {
+        let transfer = self.open("another connection");
+        let both = |used: Sent| used.first >= REAL_DATA && used.second >= REAL_DATA;
+        let before = self.part("no data over one of the links", both)?;
+        let address = client_v4(1);
+        let old = self.net.client.subflow_from(address).ok_or("no subflow to kill")?.local;
+        self.story.tell(&format!("ss -K kills the subflow from {address}, and no link, address or route changes"));
+        self.net.client.kill(&format!("src {address}"));
+        let killed = Instant::now();
+        self.watch("the subflow that was killed is not back", |demo| {
+            demo.net.client.subflow_from(address).is_some_and(|subflow| subflow.local != old)
+        })?;
+        let back = killed.elapsed();
+        self.story.tell(&format!("  a new subflow from {address}, after {} ms", back.as_millis()));
+        if back > BACK {
+            return Err(format!("the subflow was back only after {back:?}"));
+        }
+        let after = self.part("one of the links is not used again", both)?;
+        self.close(transfer)?;
+        Ok(vec![("before the kill", before), ("after it", after)])
+    }
+
+    fn open(&self, which: &str) -> Transfer {
+        self.story.tell(&format!("the client opens {which} to {SERVICE_V4} and sends as fast as it can"));
+        let rate = if self.limited { 25_000_000 } else { u64::MAX };
+        Transfer::start(&self.net.client, self.server.address(), rate)
+    }
+
+    fn close(&mut self, transfer: Transfer) -> Result<(), String> {
         let arrived = transfer.finish()?;
         self.story
             .tell(&format!("the client closes the connection: {} arrived, every byte as it was sent", mb(arrived)));
-        self.daemon.stop();
-        self.story.tell("the daemon stops; what it made stays, so that no connection would suffer");
-        Ok(summary(&[("before the outage", before), ("during it", during), ("after it", after)]))
+        self.watch("a subflow stays", |demo| demo.story.paths.is_empty())
     }
 
     /// Watches until enough has been sent and enough time has passed for it to be seen.
@@ -154,6 +207,9 @@ fn limit(namespace: &Namespace, link: &str) -> bool {
     namespace.try_run("tc", &format!("qdisc add dev {link} root tbf rate {RATE} burst 64kb latency 50ms")).is_ok()
 }
 
+/// What a part of the story is called, and what was sent in it.
+type Part = (&'static str, Sent);
+
 /// Bytes that have left by either link.
 #[derive(Clone, Copy)]
 struct Sent {
@@ -175,12 +231,12 @@ fn mb(bytes: u64) -> String {
     format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
 }
 
-fn summary(parts: &[(&str, Sent)]) -> String {
+fn summary(parts: &[Part]) -> String {
     let mut text = format!("{:<20}{:>14}{:>14}\n", "data sent", "first link", "second link");
     for (name, sent) in parts {
         text += &format!("  {name:<18}{:>14}{:>14}\n", mb(sent.first), mb(sent.second));
     }
-    text + "\nOne connection, and nothing in client or server knew of the two links."
+    text + "\nNothing in client or server knew of the two links."
 }
 
 /// What has been told, with the time since the start.
