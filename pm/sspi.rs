@@ -1,6 +1,6 @@
 //! A single subflow per interface: each link carries one, whatever the number of addresses on it. The
 //! side that connected makes and closes them; the side that accepted announces one address of each
-//! family on its other interfaces, and closes nothing.
+//! family of every interface but what the connection has, and closes nothing.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -142,7 +142,7 @@ pub(crate) const OPTIONS: &[Entry] = &[
         ("plugin-dir", Some("DIR")),
         "Directory with the path managers' settings,\nNAME.toml for each",
     ),
-    entry(Name::PathManager, None, ("path-manager", Some("NAME")), "Path manager that manages connections"),
+    entry(Name::PathManager, None, ("path-manager", Some("NAME")), "Path manager to use"),
     entry(Name::LoadPlugins, None, ("load-plugins", Some("LIST")), "Path managers to load, that one among them"),
     entry(
         Name::OnStop,

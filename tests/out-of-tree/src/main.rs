@@ -7,8 +7,10 @@ struct Prefer;
 impl PathManager for Prefer {
     fn paths(&self, view: &View<'_>, connection: &ConnectionView<'_>, _: &mut Memo, want: &mut Paths) {
         let (Side::Client, Some(remote)) = (connection.side, connection.remotes.first()) else { return };
-        let mut locals: Vec<&LocalAddress<'_>> = view.usable().collect();
-        locals.sort_by_key(|local| local.order);
+        let same_family = |local: &&LocalAddress<'_>| local.address.is_ipv4() == remote.address.is_ipv4();
+        let mut locals: Vec<&LocalAddress<'_>> = view.usable().filter(same_family).collect();
+        locals.sort_by_key(|local| (local.order, local.if_index));
+        locals.dedup_by_key(|local| local.if_index);
         // The second is a backup: it carries data only when the first cannot.
         for (place, local) in locals.into_iter().take(2).enumerate() {
             want.subflow(&LocalAddress { backup: place > 0, ..*local }, remote);
@@ -37,7 +39,7 @@ mod tests {
     fn the_interface_with_the_lowest_order_carries_data_and_the_next_is_its_backup() {
         let host = Host::new()
             .interface("wwan0", &["10.0.2.2"])
-            .interface("eth0", &["10.0.1.2"])
+            .interface("eth0", &["10.0.1.2", "10.0.1.3", "fd00::2"])
             .interface("wlan0", &["10.0.3.2"])
             .with("10.0.2.2", |local| local.order = 20)
             .with("10.0.1.2", |local| local.order = -1);
