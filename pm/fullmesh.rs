@@ -1,7 +1,9 @@
 //! Joins every usable address of this host with every address of the peer that is known, and announces
 //! every address to peers that connected.
 
-use mptcpd::plugin::{ConnectionView, Manages, Memo, PathManager, Paths, Plugin, Side, View, WantedAnnouncement};
+use mptcpd::plugin::{
+    ConnectionView, LocalAddress, Manages, Memo, PathManager, Paths, Plugin, Side, View, WantedAnnouncement,
+};
 
 struct FullMesh;
 
@@ -11,10 +13,9 @@ impl PathManager for FullMesh {
             // The peer's addresses first: with a cap, every address of this host gets one path before any
             // gets a second.
             Side::Client => {
+                let locals = one_of_each_interface_first(view);
                 for remote in connection.remotes {
-                    for local in view.usable() {
-                        want.subflow(local, remote);
-                    }
+                    locals.iter().for_each(|local| want.subflow(local, remote));
                 }
             }
             Side::Server => {
@@ -24,6 +25,20 @@ impl PathManager for FullMesh {
             }
         }
     }
+}
+
+/// The usable addresses: the first of each family of every interface, then the second, and so on.
+fn one_of_each_interface_first<'a>(view: &View<'a>) -> Vec<&'a LocalAddress<'a>> {
+    let mut locals: Vec<&LocalAddress<'_>> = view.usable().collect();
+    let same = |a: &LocalAddress<'_>, b: &LocalAddress<'_>| {
+        a.if_index == b.if_index && a.address.is_ipv4() == b.address.is_ipv4()
+    };
+    locals.sort_by_cached_key(|local| {
+        let before =
+            view.usable().take_while(|other| (other.address, other.if_index) != (local.address, local.if_index));
+        before.filter(|other| same(other, local)).count()
+    });
+    locals
 }
 
 mptcpd::register_plugin!(Plugin {
@@ -41,6 +56,14 @@ mod tests {
 
     fn host() -> Host {
         Host::new().interface("eth0", &["10.0.0.1"]).interface("eth1", &["10.0.1.1", "fd00::1"])
+    }
+
+    #[test]
+    fn an_interface_with_many_addresses_leaves_room_for_the_others() {
+        let host = Host::new().interface("eth0", &["10.0.0.1", "10.0.0.2"]).interface("eth1", &["10.0.1.1"]);
+        let connection = Connection::client("10.0.0.1:40000", "192.0.2.1:80");
+        let expected = ["10.0.0.1 eth0 - 192.0.2.1:80", "10.0.1.1 eth1 - 192.0.2.1:80", "10.0.0.2 eth0 - 192.0.2.1:80"];
+        assert_eq!(host.subflows(&FullMesh, &connection), expected);
     }
 
     #[test]

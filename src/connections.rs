@@ -309,7 +309,9 @@ pub(crate) fn plain(end: SocketAddr) -> SocketAddr {
 fn can_be_joined(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            !(v4.is_loopback() || v4.is_multicast() || v4.is_unspecified() || v4.is_link_local() || v4.is_broadcast())
+            let [first, ..] = v4.octets();
+            // From 224 on: multicast, reserved, broadcast. From 0: this network (RFC 6890).
+            !(v4.is_loopback() || v4.is_link_local() || first == 0 || first >= 224)
         }
         IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_multicast() || v6.is_unspecified() || v6.is_unicast_link_local()),
     }

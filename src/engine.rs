@@ -274,7 +274,7 @@ impl Engine {
     /// Whether [`advance`](Self::advance) has more to do at once, without anything new to handle.
     pub(crate) fn has_work(&self) -> bool {
         let endpoints = self.dirty && self.stop != Some(Stop::Done) && self.endpoints.is_settled();
-        let changed = || self.paths.has_work() || self.listeners.has_changed();
+        let changed = || self.paths.has_work() || self.listeners.has_work();
         self.reading == Reading::Done && (endpoints || (self.may_make_paths() && changed()))
     }
 

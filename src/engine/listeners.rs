@@ -62,8 +62,8 @@ enum State {
 enum Look {
     /// To begin, not before that time.
     Wanted(Instant),
-    /// Both families are asked for; `again`: something happened meanwhile.
-    Asked { tickets: [Ticket; 2], ended: [bool; 2], found: Vec<Other>, again: bool },
+    /// That family is asked for, or about to be; `again`: something happened meanwhile.
+    Asked { family: Family, ticket: Option<Ticket>, found: Vec<Other>, again: bool },
     /// The list is right, as far as events told.
     Idle { since: Instant },
 }
@@ -177,8 +177,8 @@ impl Listeners {
     }
 
     /// Whether who listens where has changed.
-    pub(super) fn has_changed(&self) -> bool {
-        self.changed
+    pub(super) fn has_work(&self) -> bool {
+        self.changed || matches!(self.look, Look::Asked { ticket: None, .. })
     }
 
     /// The same, since the last call.
@@ -246,32 +246,31 @@ impl Listeners {
     /// Takes a part of the kernel's list.
     pub(super) fn collect(&mut self, ticket: Ticket, socket: &Socket) {
         let own = self.is_own(socket.id.local);
-        let Look::Asked { tickets, found, .. } = &mut self.look else { return };
-        if tickets.contains(&ticket) && socket.state == TcpState::LISTEN && !own {
+        let Look::Asked { ticket: asked, found, .. } = &mut self.look else { return };
+        if *asked == Some(ticket) && socket.state == TcpState::LISTEN && !own {
             found.push(Other { address: socket.id.local, v6_only: socket.v6_only });
         }
     }
 
     /// Takes the end of a request; whether it was one of these.
     pub(super) fn end(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) -> bool {
-        let Look::Asked { tickets, ended, found, again } = &mut self.look else { return false };
-        let Some(place) = tickets.iter().position(|asked| *asked == ticket) else { return false };
-        match result {
-            Ok(()) => ended.iter_mut().skip(place).take(1).for_each(|ended| *ended = true),
-            Err(Failure::Interrupted) => {
-                self.look = Look::Wanted(now + PAUSE);
-                return true;
-            }
-            Err(Failure::Refused(_)) => {
-                self.cannot_look(now);
-                return true;
-            }
+        let Look::Asked { family, ticket: asked, found, again } = &mut self.look else { return false };
+        if *asked != Some(ticket) {
+            return false;
         }
-        if *ended == [true; 2] {
-            let (found, again) = (std::mem::take(found), *again);
-            self.failed_looks.reset();
-            self.take_list(found);
-            self.look = if again { Look::Wanted(now + PAUSE) } else { Look::Idle { since: now } };
+        match (result, *family) {
+            (Ok(()), Family::V4) => (*family, *asked) = (Family::V6, None),
+            (Ok(()), Family::V6) => {
+                let (found, again) = (std::mem::take(found), *again);
+                self.failed_looks.reset();
+                self.take_list(found);
+                self.look = if again { Look::Wanted(now + PAUSE) } else { Look::Idle { since: now } };
+            }
+            (Err(Failure::Interrupted), _) => self.look = Look::Wanted(now + PAUSE),
+            (Err(Failure::Refused(refusal)), _) if refusal.errno == Errno::BUSY => {
+                self.look = Look::Wanted(now + PAUSE)
+            }
+            (Err(Failure::Refused(_)), _) => self.cannot_look(now),
         }
         true
     }
@@ -325,9 +324,11 @@ impl Listeners {
     /// Reads the kernel's list, and tries again what failed, as far as it is time.
     pub(super) fn advance(&mut self, outbox: &mut Outbox, now: Instant) {
         if matches!(self.look, Look::Wanted(time) if time <= now) {
-            let mut ask = |family| outbox.send(Request::Sockets(SocketRequest::Listeners(family)), now);
-            let tickets = [ask(Family::V4), ask(Family::V6)];
-            self.look = Look::Asked { tickets, ended: [false; 2], found: Vec::new(), again: false };
+            self.look = Look::Asked { family: Family::V4, ticket: None, found: Vec::new(), again: false };
+        }
+        // One after the other: a socket takes no second dump while the first is under way.
+        if let Look::Asked { family, ticket: ticket @ None, .. } = &mut self.look {
+            *ticket = Some(outbox.send(Request::Sockets(SocketRequest::Listeners(*family)), now));
         }
         let forgiven = std::mem::take(&mut self.forgiven);
         for own in &mut self.own {

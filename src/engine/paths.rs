@@ -18,7 +18,7 @@ mod tests;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::converge::Work;
 use self::managed::{Asked, Managed};
@@ -29,7 +29,7 @@ use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
-use crate::command::{Request, RouteQuestion};
+use crate::command::{PathCommand, Request, RouteQuestion};
 use crate::connections::Closed;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
 use crate::plugin::{Memo, PathManager, View};
@@ -38,6 +38,11 @@ use crate::types::{EndpointFlags, IfIndex, Token};
 
 /// When so many connections in a row needed nothing, the next will hardly either.
 const CALM: u32 = 8;
+/// Each connection is asked for once in so long.
+const CHECKED_WITHIN: Duration = Duration::from_secs(60);
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+/// What is put out before the loop turns.
+const MOST_SENT: usize = 64;
 /// Connections looked at before the loop turns.
 const SLICE: usize = 64;
 
@@ -71,6 +76,16 @@ pub(super) struct Paths {
     unannounced: Vec<Token>,
     /// Connections looked at since one needed anything.
     calm: u32,
+    check: Check,
+}
+
+/// Whether connections are still there is asked now and then: the kernel does not tell of one that its
+/// peer aborted (MP_FASTCLOSE; net/mptcp/subflow.c, `mptcp_do_fastclose`).
+#[derive(Debug, Default)]
+struct Check {
+    /// The next in the table.
+    place: usize,
+    at: Option<Instant>,
 }
 
 /// What is needed to decide about connections.
@@ -100,6 +115,7 @@ impl Paths {
             view_changed: true,
             unannounced: Vec::new(),
             calm: 0,
+            check: Check::default(),
         }
     }
 
@@ -243,7 +259,8 @@ impl Paths {
 
     /// When there will be work.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((time, _))| *time)
+        let timer = self.timers.peek().map(|Reverse((time, _))| *time);
+        [timer, self.check.at].into_iter().flatten().min()
     }
 
     /// Looks at some of the connections that are to be looked at.
@@ -259,10 +276,40 @@ impl Paths {
             }
         }
         for _ in 0..SLICE {
+            // Answers wait until all has been sent: there must be room for them.
+            if outbox.queue.len() >= MOST_SENT {
+                break;
+            }
             let Some(token) = self.next() else { break };
             self.converge(token, host, listeners, outbox);
         }
         self.tidy_timers();
+        self.check(host.now, outbox);
+    }
+
+    /// Asks for some of the connections whether they are still there: each in its turn, a few at a time.
+    fn check(&mut self, now: Instant, outbox: &mut Outbox) {
+        let count = self.live.len();
+        if count == 0 {
+            self.check = Check::default();
+            return;
+        }
+        let pause = (CHECKED_WITHIN / u32::try_from(count).unwrap_or(u32::MAX)).max(LEAST_PAUSE);
+        if self.check.at.is_none_or(|at| at > now) {
+            self.check.at.get_or_insert(now + pause);
+            return;
+        }
+        // One, but of very many as many as are due in the shortest pause.
+        let due =
+            LEAST_PAUSE.as_millis().saturating_mul(count.try_into().unwrap_or(u128::MAX)) / CHECKED_WITHIN.as_millis();
+        for _ in 0..usize::try_from(due).unwrap_or(MOST_SENT).clamp(1, MOST_SENT) {
+            let (token, place) = self.live.next_from(self.check.place);
+            self.check.place = place;
+            let Some(token) = token else { break };
+            let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
+            self.asked.push_back((ticket, token, Asked::Check));
+        }
+        self.check.at = Some(now + pause);
     }
 
     /// The next connection to be looked at: what happened to one comes before what may concern it.
@@ -337,7 +384,11 @@ impl Paths {
         match result {
             Ok(()) | Err(Failure::Interrupted) => self.change(token, |managed| managed.accepted(asked)),
             // net/mptcp/pm_userspace.c, `mptcp_userspace_pm_get_sock`.
-            Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => self.forget(token, now),
+            Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => {
+                self.forget(token, now);
+                // The last of the table is in its place now.
+                self.check.place = self.check.place.saturating_sub(1);
+            }
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
             Err(Failure::Refused(refusal)) => {
                 // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
@@ -354,7 +405,10 @@ impl Paths {
 
     /// Takes an address that has an id in a connection; whether it is part of an answer to that question.
     pub(super) fn collect(&mut self, ticket: Ticket, listed: &Endpoint) -> bool {
-        let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
+        let Some((_, token, asked)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
+        if *asked == Asked::Check {
+            return true;
+        }
         self.change(*token, |managed| {
             managed.connection.learn_id(listed.address.to_canonical(), listed.id);
             if listed.flags.contains(EndpointFlags::SIGNAL) {

@@ -74,6 +74,11 @@ impl Ways {
         Known::Asked
     }
 
+    /// Whether it is known that there is no route.
+    pub(super) fn lacks(&self, pair: Pair) -> bool {
+        self.known.get(&pair) == Some(&false)
+    }
+
     /// Whether one more may be asked.
     pub(super) fn has_room(&self) -> bool {
         self.asked.len() < MOST_AT_A_TIME

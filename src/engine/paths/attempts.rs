@@ -60,6 +60,8 @@ pub(super) enum Loss {
     Full,
 }
 
+/// Joins of one path that are on their way at the same time.
+const MOST_FLYING: u8 = 2;
 /// A subflow that was there for so long was sound.
 const LIVED: Duration = Duration::from_secs(5);
 /// What the peer closes so soon, without an error, is more than it takes.
@@ -185,8 +187,9 @@ impl Attempt {
 
     /// A link or address that it depends on came back.
     pub(super) fn forgive(&mut self) {
-        // One that is on its way may have been lost with the link: another is begun beside it.
-        if !self.is_up() {
+        // One that is on its way may have been lost with the link: another is begun beside it, and no more,
+        // as the kernel repeats both for minutes.
+        if !self.is_up() && self.flying < MOST_FLYING {
             self.state = State::Wanted;
         }
         self.failures = 0;
@@ -278,7 +281,12 @@ impl Attempt {
 
     /// Whether it may be forgotten to make room: it is not on its way, and has no pause to keep.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        self.state != State::NoRoute && self.is_ready(now)
+        self.state != State::NoRoute && self.flying == 0 && self.is_ready(now)
+    }
+
+    /// Whether it waits after failures, so that it takes no place from what may be begun.
+    pub(super) fn is_waiting(&self, now: Instant) -> bool {
+        self.failures > 0 && !self.is_up() && !self.is_pending() && !self.is_ready(now)
     }
 
     /// Whether it is to be forgotten. Failures are remembered for a while though nobody wants the path:

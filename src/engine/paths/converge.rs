@@ -46,6 +46,8 @@ pub(super) struct Task<'a, 'b> {
     crowded: bool,
     /// A path was found to have no route: another may be wanted in its place.
     news: bool,
+    /// The kernel has no route for a path that is wanted.
+    unrouted: bool,
     /// When a subflow may be begun that may not now.
     paced: Option<Instant>,
     /// Something was asked of the kernel.
@@ -76,6 +78,7 @@ impl Paths {
             ids,
             crowded: false,
             news: false,
+            unrouted: false,
             paced: None,
             sent: false,
         };
@@ -89,11 +92,11 @@ impl Paths {
         task.match_wants(work);
         let closing = task.withdraw(&work.wanted, work.want.only_these);
         let (crowded, news, sent) = (task.crowded, task.news, task.sent);
-        let paced = task.paced;
+        let (paced, unrouted) = (task.paced, task.unrouted);
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
             self.crowded.push_back(token);
         }
-        if managed.is_unrouted() {
+        if unrouted || managed.is_unrouted() {
             self.unrouted.insert(token);
         } else {
             self.unrouted.remove(&token);
@@ -165,7 +168,10 @@ impl Managed {
 
     fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
         let wanted = |attempt: &Attempt| wants.iter().any(|want| attempt.is_wanted(want));
-        self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now));
+        // Whatever it had no route to, the peer has withdrawn it.
+        let pointless =
+            |attempt: &Attempt| attempt.state == State::NoRoute && !self.connection.leads_to(attempt.remote);
+        self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now) && !pointless(attempt));
         if self.attempts.is_empty() {
             self.attempts = Vec::new();
         }
@@ -254,8 +260,9 @@ impl Task<'_, '_> {
                 return true;
             }
             // What cannot be begun takes no place from what can.
-            let unrouted = |attempt: &Attempt| attempt.state == State::NoRoute && attempt.is_wanted(want);
-            if self.managed.attempts.iter().any(unrouted) {
+            let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
+            let waits = |attempt: &Attempt| attempt.is_waiting(self.host.now) && attempt.is_wanted(want);
+            if self.ways.lacks(pair) || self.managed.attempts.iter().any(waits) {
                 return true;
             }
             let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
@@ -339,6 +346,10 @@ impl Task<'_, '_> {
                 }
             },
             Known::No => {
+                self.unrouted = true;
+                if place.is_none() && !self.managed.has_room_for_unrouted() {
+                    return;
+                }
                 self.news |= attempt.state != State::NoRoute;
                 attempt.state = State::NoRoute;
             }
@@ -416,6 +427,8 @@ impl Task<'_, '_> {
         let flow = flows.get(place).filter(|flow| !flow.closing)?;
         let time = match flow.origin {
             Origin::Peer if only_these && !flow.suspect => flow.since + GRACE,
+            // A rule forbids its interface: the side that connected can do without it.
+            Origin::Initial if self.is_forbidden(flow) => flow.since,
             Origin::Peer | Origin::Initial if !flow.suspect => return None,
             Origin::Local | Origin::Peer | Origin::Initial => flow.since,
         };
@@ -423,6 +436,12 @@ impl Task<'_, '_> {
         let proof = others.map(|(_, flow)| sound_since(flow)).min()?;
         let is_dead = place_of(self.host.view, flow).is_none_or(|place| !place.alive);
         Some(if is_dead { time } else { time.max(proof) })
+    }
+
+    fn is_forbidden(&self, flow: &Subflow) -> bool {
+        let place = place_of(self.host.view, flow);
+        let by_rule = place.is_some_and(|place| matches!(place.unusable, Some(Unusable::Rule(_))));
+        by_rule && !self.managed.connection.server_side
     }
 
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::attempts::{Attempt, Loss};
+use super::attempts::{Attempt, Loss, State};
 use crate::connections::{Connection, Subflow, plain};
 use crate::engine::retry::{Backoff, Pace};
 use crate::event;
@@ -63,6 +63,7 @@ pub(super) enum Asked {
     Destroy(SocketAddr, SocketAddr),
     Announce(IpAddr, AddressId),
     List,
+    Check,
     Other,
 }
 
@@ -177,12 +178,18 @@ impl Managed {
         room
     }
 
+    /// Whether one more path may be remembered that has no route.
+    pub(super) fn has_room_for_unrouted(&self) -> bool {
+        self.attempts.iter().filter(|attempt| attempt.state == State::NoRoute).count() < MOST_ATTEMPTS
+    }
+
     /// Whether one more attempt may be remembered; makes room if there is none.
     pub(super) fn has_room(&mut self, now: Instant) -> bool {
-        if self.attempts.len() >= MOST_ATTEMPTS {
+        let counts = |attempt: &&Attempt| attempt.state != State::NoRoute;
+        if self.attempts.iter().filter(counts).count() >= MOST_ATTEMPTS {
             self.attempts.retain(|attempt| !attempt.is_idle(now));
         }
-        self.attempts.len() < MOST_ATTEMPTS
+        self.attempts.iter().filter(counts).count() < MOST_ATTEMPTS
     }
 
     /// The kernel took a command; whether that changes what is wanted.
@@ -220,7 +227,7 @@ impl Managed {
                 self.connection.take_subflow(local, remote);
                 true
             }
-            Asked::List | Asked::Other => false,
+            Asked::List | Asked::Check | Asked::Other => false,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::command::{NewSubflow, PathCommand, SubflowEnds};
 use crate::engine::Output;
 use crate::event::{Announcement, Connection, Subflow};
 use crate::plugin::{ConnectionView, LocalAddress, Paths as Wants, Side, Unusable, WantedAnnouncement};
-use crate::types::{AddressId, Errno};
+use crate::types::{AddressId, Errno, Family};
 use crate::wire::Refusal;
 
 /// Joins every usable address with every address of the peer, or announces them all.
@@ -69,8 +69,9 @@ impl Bench {
     /// The same, with one that it accepted; the application listens on every address.
     fn server(addresses: &[&str]) -> Self {
         let mut bench = Self::new(addresses);
-        bench.listeners.advance(&mut bench.outbox, bench.now);
-        while let Some(Output::Send(ticket, _)) = bench.outbox.queue.pop_front() {
+        for _ in [Family::V4, Family::V6] {
+            bench.listeners.advance(&mut bench.outbox, bench.now);
+            let Some(Output::Send(ticket, _)) = bench.outbox.queue.pop_front() else { panic!() };
             bench.listeners.end(ticket, Ok(()), bench.now);
         }
         bench.listeners.apply(&MptcpEvent::ListenerCreated(end("0.0.0.0:80")));
@@ -100,6 +101,9 @@ impl Bench {
                     Request::AskRoute(_) => {
                         let way = if self.routed { Way::Through } else { Way::Nowhere };
                         self.paths.end_way(ticket, way, &mut self.outbox, self.now);
+                    }
+                    Request::Path(_) if self.paths.asked.contains(&(ticket, TOKEN, Asked::Check)) => {
+                        assert!(self.paths.end(ticket, Ok(()), &self.policy, self.now));
                     }
                     Request::Path(command) => self.asked.push((ticket, command)),
                     other => panic!("{other}"),
@@ -366,6 +370,27 @@ fn a_dead_subflow_stays_until_another_is_there_and_a_doubtful_one_until_that_has
     assert_eq!(bench.turn(), [], "the peer may have enough");
     bench.later(Duration::from_secs(1));
     assert_eq!(bench.turn(), [destroy("10.0.0.1:40000", "192.0.2.1:80")]);
+}
+
+#[test]
+fn a_connection_of_whose_end_nobody_told_is_found_gone_within_two_minutes() {
+    let mut bench = Bench::client(&["10.0.0.1"]);
+    let others = 1..3;
+    others.for_each(|n| bench.open(Connection { token: Token(n), ..client("10.0.0.1:40000", "192.0.2.1:80") }));
+    let mut gone = BTreeSet::new();
+    for _ in 0..120 {
+        bench.turn();
+        for (_, command) in std::mem::take(&mut bench.asked) {
+            let PathCommand::ListAddresses(token) = command else { panic!("{command}") };
+            let (ticket, ..) = *bench.paths.asked.iter().find(|(_, asked, _)| *asked == token).unwrap();
+            let refusal = Refusal { errno: Errno::INVAL, text: "invalid token", missing: None };
+            bench.paths.end(ticket, Err(Failure::Refused(refusal)), &bench.policy, bench.now);
+            gone.insert(token);
+        }
+        bench.later(Duration::from_secs(1));
+    }
+    assert_eq!(gone, BTreeSet::from([Token(1), Token(2)]), "the third is there, as the bench says");
+    assert_eq!(bench.paths.live.len(), 1);
 }
 
 #[test]
