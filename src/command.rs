@@ -72,6 +72,8 @@ pub enum PathCommand {
     SetBackup(SubflowEnds, bool),
     /// This host's addresses that have an id in the connection (Linux 6.9; before, the endpoints).
     ListAddresses(Token),
+    /// Whether the connection is there: what is refused for another reason than its token is.
+    Probe(Token),
 }
 
 /// An address to announce to the peer of a connection.
@@ -226,6 +228,7 @@ impl fmt::Display for PathCommand {
             Self::SetBackup(ends, true) => write!(f, "make subflow a backup: {ends}"),
             Self::SetBackup(ends, false) => write!(f, "make subflow no backup: {ends}"),
             Self::ListAddresses(token) => write!(f, "list addresses: token {token}"),
+            Self::Probe(token) => write!(f, "ask whether a connection is there: token {token}"),
         }
     }
 }

@@ -296,7 +296,8 @@ impl Paths {
         }
         let pause = (CHECKED_WITHIN / u32::try_from(count).unwrap_or(u32::MAX)).max(LEAST_PAUSE);
         if self.check.at.is_none_or(|at| at > now) {
-            self.check.at.get_or_insert(now + pause);
+            // The more there are, the sooner the next.
+            self.check.at = Some(self.check.at.map_or(now + pause, |at| at.min(now + pause)));
             return;
         }
         // One, but of very many as many as are due in the shortest pause.
@@ -306,7 +307,7 @@ impl Paths {
             let (token, place) = self.live.next_from(self.check.place);
             self.check.place = place;
             let Some(token) = token else { break };
-            let ticket = outbox.send(Request::Path(PathCommand::ListAddresses(token)), now);
+            let ticket = outbox.send(Request::Path(PathCommand::Probe(token)), now);
             self.asked.push_back((ticket, token, Asked::Check));
         }
         self.check.at = Some(now + pause);
@@ -386,8 +387,10 @@ impl Paths {
             // net/mptcp/pm_userspace.c, `mptcp_userspace_pm_get_sock`.
             Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => {
                 self.forget(token, now);
-                // The last of the table is in its place now.
-                self.check.place = self.check.place.saturating_sub(1);
+                if asked == Asked::Check {
+                    // The last of the table is in its place now; and where there is one, there are more.
+                    self.check = Check { place: self.check.place.saturating_sub(1), at: Some(now) };
+                }
             }
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
             Err(Failure::Refused(refusal)) => {
@@ -405,10 +408,7 @@ impl Paths {
 
     /// Takes an address that has an id in a connection; whether it is part of an answer to that question.
     pub(super) fn collect(&mut self, ticket: Ticket, listed: &Endpoint) -> bool {
-        let Some((_, token, asked)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
-        if *asked == Asked::Check {
-            return true;
-        }
+        let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
         self.change(*token, |managed| {
             managed.connection.learn_id(listed.address.to_canonical(), listed.id);
             if listed.flags.contains(EndpointFlags::SIGNAL) {

@@ -3,7 +3,7 @@
 //!
 //! Ports are in network order in events and in host order in commands and their answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 
@@ -127,6 +127,7 @@ pub fn encode_path_command(encoder: &mut Encoder, family: u16, sequence: u32, wa
         PathCommand::DestroySubflow(_) => command::SUBFLOW_DESTROY,
         PathCommand::SetBackup(..) => command::SET_FLAGS,
         PathCommand::ListAddresses(_) => command::GET_ADDR,
+        PathCommand::Probe(_) => command::SUBFLOW_DESTROY,
     };
     let dump = if matches!(wanted, PathCommand::ListAddresses(_)) { NLM_F_DUMP } else { 0 };
     encoder.begin(family, NLM_F_REQUEST | NLM_F_ACK | dump, sequence);
@@ -145,6 +146,13 @@ pub fn encode_path_command(encoder: &mut Encoder, family: u16, sequence: u32, wa
         }
         PathCommand::SetBackup(ends, backup) => put_backup(encoder, ends, *backup),
         PathCommand::ListAddresses(token) => put_token(encoder, *token),
+        PathCommand::Probe(token) => {
+            // The kernel looks for the connection first, and then misses the ports, so that there is nothing
+            // that it could close (net/mptcp/pm_userspace.c, `mptcp_pm_nl_subflow_destroy_doit`).
+            put_token(encoder, *token);
+            encoder.nest(attr::ADDR, |nest| put_address(nest, Ipv4Addr::UNSPECIFIED.into()));
+            encoder.nest(attr::ADDR_REMOTE, |nest| put_address(nest, Ipv4Addr::UNSPECIFIED.into()));
+        }
     }
     encoder.end();
 }

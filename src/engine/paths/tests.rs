@@ -102,7 +102,7 @@ impl Bench {
                         let way = if self.routed { Way::Through } else { Way::Nowhere };
                         self.paths.end_way(ticket, way, &mut self.outbox, self.now);
                     }
-                    Request::Path(_) if self.paths.asked.contains(&(ticket, TOKEN, Asked::Check)) => {
+                    Request::Path(PathCommand::Probe(TOKEN)) => {
                         assert!(self.paths.end(ticket, Ok(()), &self.policy, self.now));
                     }
                     Request::Path(command) => self.asked.push((ticket, command)),
@@ -381,7 +381,7 @@ fn a_connection_of_whose_end_nobody_told_is_found_gone_within_two_minutes() {
     for _ in 0..120 {
         bench.turn();
         for (_, command) in std::mem::take(&mut bench.asked) {
-            let PathCommand::ListAddresses(token) = command else { panic!("{command}") };
+            let PathCommand::Probe(token) = command else { panic!("{command}") };
             let (ticket, ..) = *bench.paths.asked.iter().find(|(_, asked, _)| *asked == token).unwrap();
             let refusal = Refusal { errno: Errno::INVAL, text: "invalid token", missing: None };
             bench.paths.end(ticket, Err(Failure::Refused(refusal)), &bench.policy, bench.now);

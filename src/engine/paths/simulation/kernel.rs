@@ -273,6 +273,7 @@ impl Kernel {
         let (PathCommand::Announce(Advertisement { token, .. })
         | PathCommand::Remove(token, _)
         | PathCommand::ListAddresses(token)
+        | PathCommand::Probe(token)
         | PathCommand::CreateSubflow(NewSubflow { token, .. })
         | PathCommand::DestroySubflow(SubflowEnds { token, .. })
         | PathCommand::SetBackup(SubflowEnds { token, .. }, _)) = *command;
@@ -290,6 +291,7 @@ impl Kernel {
                 self.answers.extend(entries);
                 Ok(())
             }
+            PathCommand::Probe(_) => return Err((Errno::INVAL, "missing local port")),
             PathCommand::CreateSubflow(wanted) => self.create(wanted, random),
             PathCommand::DestroySubflow(ends) => self.destroy(ends),
             PathCommand::SetBackup(ends, backup) => self.set_backup(ends, *backup),
