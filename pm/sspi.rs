@@ -3,13 +3,16 @@
 //! family on its other interfaces, and closes nothing.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mptcpd::plugin::{
-    AttemptState, ConnectionView, LocalAddress, Manages, Memo, Origin, PathManager, Paths, Plugin, Remote, Side, View,
-    WantedAnnouncement,
+    Attempt, AttemptState, ConnectionView, LocalAddress, Manages, Memo, Origin, PathManager, Paths, Plugin, Remote,
+    Side, View, WantedAnnouncement,
 };
 use mptcpd::types::{AddressId, IfIndex};
+
+/// A join that has no answer for so long gives way to another of its interface.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 struct SingleSubflowPerInterface;
 
@@ -53,20 +56,32 @@ fn join(view: &View<'_>, connection: &ConnectionView<'_>, if_index: IfIndex, wan
     let fitting = pairs.filter(|(local, remote)| local.address.is_ipv4() == remote.address.is_ipv4());
     if let Some((local, remote)) = fitting.min_by_key(|(local, remote)| hopelessness(connection, local, remote)) {
         want.subflow(local, remote);
+        if let Some(AttemptState::Pending(since)) = state_of(connection, local, remote).map(|attempt| attempt.state) {
+            want.wake_at(since + PATIENCE);
+        }
     }
 }
 
-/// The lower, the better: what has not failed, then what failed least, then what may be tried first.
-fn hopelessness(connection: &ConnectionView<'_>, local: &LocalAddress<'_>, remote: &Remote) -> (u32, Option<Instant>) {
-    let attempt = connection.attempts.iter().find(|attempt| {
+fn state_of<'a>(connection: &ConnectionView<'a>, local: &LocalAddress<'_>, remote: &Remote) -> Option<&'a Attempt> {
+    connection.attempts.iter().find(|attempt| {
         attempt.local == local.address && attempt.if_index == local.if_index && attempt.remote == remote.address
-    });
-    attempt.map_or((0, None), |attempt| match attempt.state {
-        // What is on its way is not given up for another.
-        AttemptState::Pending(_) | AttemptState::Wanted => (0, None),
-        AttemptState::NoRoute => (u32::MAX, None),
-        AttemptState::Failed(time) | AttemptState::Refused(time) => (attempt.failures, Some(time)),
     })
+}
+
+/// The lower, the better: what is on its way, then what was there not long ago, then what has not been
+/// tried, then what failed least, then what may be tried first.
+fn hopelessness(connection: &ConnectionView<'_>, local: &LocalAddress<'_>, remote: &Remote) -> (u32, Option<Instant>) {
+    let Some(attempt) = state_of(connection, local, remote) else { return (2, None) };
+    let failed = |at| (attempt.failures.saturating_add(2), Some(at));
+    match attempt.state {
+        AttemptState::Pending(since) if since + PATIENCE > connection.now => (0, None),
+        // No answer yet: another may have one.
+        AttemptState::Pending(since) => (attempt.failures.saturating_add(3), Some(since)),
+        AttemptState::Wanted => (1, None),
+        AttemptState::Failed(_) if attempt.failures == 0 => (1, None),
+        AttemptState::Failed(time) | AttemptState::Refused(time) => failed(time),
+        AttemptState::NoRoute => (u32::MAX, None),
+    }
 }
 
 /// Announces the first address of each family of every interface but that of the initial subflow.
@@ -96,63 +111,97 @@ mod tests {
     use super::*;
     use mptcpd::kit::{Connection, Host};
     use mptcpd::plugin::Unusable;
-    use std::time::Duration;
 
-    const MANAGER: SingleSubflowPerInterface = SingleSubflowPerInterface;
+    const INITIAL: &str = "192.0.2.1:443";
+    const ANNOUNCED: &str = "192.0.2.2:443";
 
     fn host() -> Host {
-        Host::new().interface("eth0", &["10.0.0.1", "10.0.0.2"]).interface("eth1", &["10.0.1.1", "fd00::1"])
+        Host::new().interface("eth0", &["10.0.0.2", "10.0.0.3"]).interface("wlan0", &["10.0.1.2", "fd00::2"])
+    }
+
+    fn wanted(connection: &Connection) -> Vec<String> {
+        host().subflows(&SingleSubflowPerInterface, connection)
     }
 
     fn client() -> Connection {
-        Connection::client("10.0.0.2:40000", "192.0.2.1:80")
+        Connection::client("10.0.0.2:40000", INITIAL)
     }
 
     #[test]
-    fn every_interface_gets_one_subflow_and_keeps_the_one_that_it_has() {
-        let expected = ["10.0.0.2 eth0 - 192.0.2.1:80", "10.0.1.1 eth1 - 192.0.2.1:80"];
-        assert_eq!(host().subflows(&MANAGER, &client()), expected);
-        let joined = client().with_subflow(2, "10.0.1.1:50000", "192.0.2.9:80", Origin::Peer);
-        let expected = ["10.0.0.2 eth0 - 192.0.2.1:80", "10.0.1.1 eth1 - 192.0.2.9:80"];
-        assert_eq!(host().subflows(&MANAGER, &joined), expected);
+    fn each_interface_has_one_subflow_whatever_the_number_of_its_addresses() {
+        let expected = ["10.0.0.2 eth0 - 192.0.2.1:443", "10.0.1.2 wlan0 - 192.0.2.1:443"];
+        assert_eq!(wanted(&client()), expected);
+        assert_eq!(wanted(&client().announced(1, ANNOUNCED)), expected);
+    }
+
+    #[test]
+    fn the_subflow_that_an_interface_has_stays_also_if_it_goes_elsewhere() {
+        let connection = client().announced(1, ANNOUNCED).with_subflow(2, "10.0.1.2:40001", ANNOUNCED, Origin::Local);
+        assert_eq!(wanted(&connection)[1], "10.0.1.2 wlan0 - 192.0.2.2:443");
+    }
+
+    #[test]
+    fn what_was_lost_is_made_again_rather_than_what_was_only_announced() {
+        let now = client().now();
+        let lost = client().announced(1, ANNOUNCED).tried(2, "10.0.1.2", INITIAL, AttemptState::Failed(now), 0);
+        assert_eq!(wanted(&lost)[1], "10.0.1.2 wlan0 - 192.0.2.1:443");
+        let lost = client().announced(1, ANNOUNCED).tried(2, "10.0.1.2", ANNOUNCED, AttemptState::Failed(now), 0);
+        assert_eq!(wanted(&lost)[1], "10.0.1.2 wlan0 - 192.0.2.2:443");
+    }
+
+    #[test]
+    fn what_fails_or_has_no_route_gives_way_to_another_address_of_the_peer() {
+        let now = client().now();
+        for (state, failures) in
+            [(AttemptState::Failed(now), 1), (AttemptState::Refused(now), 1), (AttemptState::NoRoute, 0)]
+        {
+            let tried = client().announced(1, ANNOUNCED).tried(2, "10.0.1.2", INITIAL, state, failures);
+            assert_eq!(wanted(&tried)[1], "10.0.1.2 wlan0 - 192.0.2.2:443", "{state:?}");
+            let alone = client().tried(2, "10.0.1.2", INITIAL, state, failures);
+            assert_eq!(wanted(&alone)[1], "10.0.1.2 wlan0 - 192.0.2.1:443", "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_join_without_an_answer_gives_way_after_some_seconds_and_not_before() {
+        let begun = client().announced(1, ANNOUNCED);
+        let pending = AttemptState::Pending(begun.now());
+        let begun = begun.tried(2, "10.0.1.2", ANNOUNCED, pending, 0);
+        assert_eq!(wanted(&begun)[1], "10.0.1.2 wlan0 - 192.0.2.2:443");
+        let paths = host().paths(&SingleSubflowPerInterface, &begun);
+        assert!(paths.wake_at.is_some_and(|time| time > begun.now()));
+        assert_eq!(wanted(&begun.after(PATIENCE))[1], "10.0.1.2 wlan0 - 192.0.2.1:443");
+    }
+
+    #[test]
+    fn the_side_that_accepted_announces_one_address_of_each_family_on_its_other_interfaces() {
+        let connection = Connection::server("10.0.0.2:443", "192.0.2.1:40000");
+        assert_eq!(host().announcements(&SingleSubflowPerInterface, &connection), ["10.0.1.2", "fd00::2"]);
+        assert_eq!(host().subflows(&SingleSubflowPerInterface, &connection), [""; 0]);
     }
 
     #[test]
     fn the_initial_subflow_is_kept_rather_than_another_that_its_interface_has() {
-        let connection = client().with_subflow(1, "10.0.0.1:50000", "192.0.2.1:80", Origin::Local);
-        assert_eq!(host().subflows(&MANAGER, &connection)[0], "10.0.0.2 eth0 - 192.0.2.1:80");
-        let connection = connection.lost("10.0.0.2:40000");
-        assert_eq!(host().subflows(&MANAGER, &connection)[0], "10.0.0.1 eth0 - 192.0.2.1:80");
+        let connection = client().with_subflow(1, "10.0.0.3:50000", INITIAL, Origin::Local);
+        assert_eq!(wanted(&connection)[0], "10.0.0.2 eth0 - 192.0.2.1:443");
+        assert_eq!(wanted(&connection.lost("10.0.0.2:40000"))[0], "10.0.0.3 eth0 - 192.0.2.1:443");
     }
 
     #[test]
-    fn a_path_that_fails_gives_way_to_one_that_failed_less_and_then_to_one_that_may_be_tried_first() {
-        let soon = Instant::now();
-        let late = soon + Duration::from_secs(300);
-        let eth1 = |connection: &Connection| host().subflows(&MANAGER, connection)[1].clone();
-        let connection = client().announced(1, "192.0.2.2:80").announced(2, "[2001:db8::1]:80");
-        let one = connection.tried(2, "10.0.1.1", "192.0.2.1:80", AttemptState::Refused(late), 2);
-        assert_eq!(eth1(&one), "10.0.1.1 eth1 - 192.0.2.2:80");
-        let two = one.tried(2, "10.0.1.1", "192.0.2.2:80", AttemptState::NoRoute, 0);
-        assert_eq!(eth1(&two), "fd00::1 eth1 - [2001:db8::1]:80");
-        let three = two.tried(2, "fd00::1", "[2001:db8::1]:80", AttemptState::Failed(soon), 2);
-        assert_eq!(eth1(&three), "fd00::1 eth1 - [2001:db8::1]:80");
+    fn of_what_failed_as_often_that_is_wanted_which_may_be_tried_first() {
+        let now = client().now();
+        let (late, soon) = (AttemptState::Refused(now + Duration::from_secs(300)), AttemptState::Failed(now));
+        let tried = client().announced(1, ANNOUNCED).tried(2, "10.0.1.2", INITIAL, late, 2);
+        assert_eq!(wanted(&tried.tried(2, "10.0.1.2", ANNOUNCED, soon, 2))[1], "10.0.1.2 wlan0 - 192.0.2.2:443");
     }
 
     #[test]
     fn the_preferred_interface_comes_first_and_one_without_usable_address_not_at_all() {
-        let preferred = host().with("10.0.1.1", |local| local.order = -1).with("fd00::1", |local| local.order = -1);
-        assert_eq!(preferred.subflows(&MANAGER, &client())[0], "10.0.1.1 eth1 - 192.0.2.1:80");
-        let down = host().without("10.0.1.1", Unusable::NoCarrier).without("fd00::1", Unusable::NoCarrier);
-        assert_eq!(down.subflows(&MANAGER, &client()), ["10.0.0.2 eth0 - 192.0.2.1:80"]);
-    }
-
-    #[test]
-    fn the_side_that_accepted_announces_one_address_of_each_family_of_every_other_interface() {
-        let connection = Connection::server("10.0.0.2:80", "192.0.2.1:40000");
-        assert_eq!(host().announcements(&MANAGER, &connection), ["10.0.1.1", "fd00::1"]);
-        assert_eq!(host().subflows(&MANAGER, &connection), [""; 0]);
-        let kept = host().with("10.0.1.1", |local| local.announce = false);
-        assert_eq!(kept.announcements(&MANAGER, &connection), ["fd00::1"]);
+        let prefer = |local: &mut LocalAddress<'_>| local.order = -1;
+        let preferred = host().with("10.0.1.2", prefer).with("fd00::2", prefer);
+        let first = preferred.subflows(&SingleSubflowPerInterface, &client()).remove(0);
+        assert_eq!(first, "10.0.1.2 wlan0 - 192.0.2.1:443");
+        let down = host().without("10.0.1.2", Unusable::NoCarrier).without("fd00::2", Unusable::NoCarrier);
+        assert_eq!(down.subflows(&SingleSubflowPerInterface, &client()), ["10.0.0.2 eth0 - 192.0.2.1:443"]);
     }
 }

@@ -9,7 +9,7 @@ use slog::{Logger, crit, info};
 use crate::cli::{self, Action, Options};
 use crate::config::{self, Config, Loaded};
 use crate::daemon::{self, Setup, Sockets};
-use crate::engine::{PathPolicy, Policy};
+use crate::engine::Policy;
 use crate::exit::{Code, Fatal};
 use crate::listing;
 use crate::log;
@@ -152,8 +152,8 @@ fn set_up(loaded: Loaded) -> Result<Setup, config::ConfigError> {
         info!(log, "{}", notice);
     }
     let rules = rules(&config);
-    let Config { debug, on_stop, sysctl, .. } = config;
-    let policy = Policy { rules, managers, connections, paths: PathPolicy::default(), debug };
+    let Config { debug, on_stop, sysctl, paths, .. } = config;
+    let policy = Policy { rules, managers, connections, paths, debug };
     Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, sysctl, log })
 }
 

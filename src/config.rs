@@ -6,6 +6,7 @@ mod file;
 mod interfaces;
 mod keyfile;
 mod layer;
+mod paths;
 mod plugin_dir;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use crate::cli::Options;
 use crate::exit::Code;
 use crate::names;
 use crate::plugin::{PathManager, Plugin};
-use crate::rules::{MOST_RULES, Rule};
+use crate::rules::{MOST_RULES, PathPolicy, Rule};
 use crate::settings::tree::{self, Node, Table, Value};
 use crate::settings::{Settings, SettingsError, Source};
 use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop, Sysctl};
@@ -55,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) on_stop: OnStop,
     /// What is done about the sysctl that selects who manages new connections.
     pub(crate) sysctl: Sysctl,
+    /// How many subflows there may be, and how those that fail are tried again.
+    pub(crate) paths: PathPolicy,
     /// Rules about interfaces, in the order in which they are tried.
     pub(crate) interfaces: Vec<PlacedRule>,
     /// Settings of path managers by name, of those not loaded too; none if there are none.
@@ -154,6 +157,7 @@ fn load_with(options: &Options, plugins: &[&'static Plugin], defaults: &Defaults
         plugins,
         core: Layer::default(),
         interfaces: vec![],
+        paths: PathPolicy::default(),
         tables: BTreeMap::new(),
         sources: vec![],
         notices: vec![],
@@ -171,6 +175,7 @@ struct Reading<'a> {
     plugins: &'a [&'static Plugin],
     core: Layer,
     interfaces: Vec<PlacedRule>,
+    paths: PathPolicy,
     /// `[pm.NAME]` by name, only of plugins compiled in.
     tables: BTreeMap<String, Table>,
     sources: Vec<PathBuf>,
@@ -229,7 +234,10 @@ impl Reading<'_> {
                 }
                 ("pm", Value::Table(managers)) => self.managers(managers)?,
                 ("interface", _) => self.interfaces(&entry.node)?,
-                ("core" | "pm", _) => return Err(entry.node.wrong_type(&entry.key, "expected a table").into()),
+                ("paths", Value::Table(table)) => paths::read(table, &mut self.paths)?,
+                ("core" | "paths" | "pm", _) => {
+                    return Err(entry.node.wrong_type(&entry.key, "expected a table").into());
+                }
                 (key, _) => return Err(entry.place.error(unknown_at_top(key)).into()),
             }
         }
@@ -320,6 +328,7 @@ impl Reading<'_> {
             load_plugins,
             on_stop: self.core.on_stop.map_or(OnStop::Keep, |given| given.value),
             sysctl: self.core.sysctl.map_or(Sysctl::Set, |given| given.value),
+            paths: self.paths,
             interfaces: self.interfaces,
             settings: settings.collect(),
             sources: self.sources,
@@ -342,7 +351,7 @@ fn unknown_at_top(key: &str) -> String {
     if layer::KEYS.contains(&key) {
         return format!("the key {} belongs into the table [core]", names::quoted(key));
     }
-    names::unknown("table or key", key, &["core", "interface", "pm"])
+    names::unknown("table or key", key, &["core", "interface", "paths", "pm"])
 }
 
 /// The path manager chosen, and all that are to be loaded, by priority and name.

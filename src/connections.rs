@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     pub(crate) remotes: Vec<(AddressId, SocketAddr)>,
     /// The ids of this host's addresses besides the initial one.
     pub(crate) own: SmallVec<[OwnAddress; 1]>,
+    /// Ids that the peer was told to forget, the latest last.
+    left: Vec<AddressId>,
 }
 
 /// A subflow, initial or joined.
@@ -108,6 +110,8 @@ pub(crate) struct OwnAddress {
 const MOST_REMOTES: usize = 16;
 /// As many ids of one connection are remembered besides those in use.
 const MOST_OWN: usize = 32;
+/// As many ids of one connection are not given again at once.
+const MOST_LEFT: usize = 16;
 
 impl Connection {
     pub(crate) fn new(told: &event::Connection, now: Instant) -> Self {
@@ -135,6 +139,7 @@ impl Connection {
             subflows: smallvec![initial],
             remotes: Vec::new(),
             own: SmallVec::new(),
+            left: Vec::new(),
         }
     }
 
@@ -249,15 +254,27 @@ impl Connection {
         own.for_each(|own| own.announced = false);
     }
 
+    /// The peer is told to forget that id: it may hear of it after a join that follows, and then close
+    /// what has that id. So its address gets another if it comes back.
+    pub(crate) fn leave_id(&mut self, id: AddressId) {
+        self.own.retain(|own| own.id != id);
+        if self.left.len() >= MOST_LEFT {
+            self.left.remove(0);
+        }
+        self.left.push(id);
+    }
+
     /// The id that the address has; 0 is that of the initial one.
     pub(crate) fn id_of(&self, address: IpAddr, port: u16) -> Option<AddressId> {
         let own = self.own.iter().find(|own| own.address == address && own.port == port).map(|own| own.id);
-        own.or_else(|| (port == 0 && address == self.initial_address()).then_some(AddressId(0)))
+        let is_initial = port == 0 && address == self.initial_address() && !self.left.contains(&AddressId(0));
+        own.or_else(|| is_initial.then_some(AddressId(0)))
     }
 
     /// Whether the kernel or the peer may know another address by that id.
     pub(crate) fn is_taken(&self, id: AddressId) -> bool {
-        self.own.iter().any(|own| own.id == id) || self.subflows.iter().any(|flow| flow.local_id == id)
+        let in_use = self.own.iter().any(|own| own.id == id) || self.subflows.iter().any(|flow| flow.local_id == id);
+        in_use || self.left.contains(&id)
     }
 }
 

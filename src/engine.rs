@@ -7,9 +7,11 @@
 mod endpoints;
 mod ids;
 mod listeners;
+mod managing;
 mod note;
 mod outbox;
 mod paths;
+mod reading;
 mod retry;
 mod routes;
 #[cfg(test)]
@@ -17,6 +19,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 mod uplinks;
+mod verdicts;
 mod ways;
 
 use std::net::SocketAddr;
@@ -26,8 +29,8 @@ use self::endpoints::{Endpoints, Progress};
 use self::listeners::Listeners;
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
-pub(crate) use self::paths::PathPolicy;
-use self::paths::{Host, Paths};
+use self::paths::Paths;
+use self::reading::{Overruns, Reading};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
 use self::uplinks::Uplinks;
@@ -36,7 +39,7 @@ use crate::diag::Socket;
 use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
 use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
-use crate::rules::Rules;
+use crate::rules::{PathPolicy, Rules};
 use crate::state_file::SavedState;
 use crate::types::{Errno, IfIndex};
 use crate::wire::Refusal;
@@ -131,25 +134,8 @@ impl std::fmt::Debug for Policy {
     }
 }
 
-/// How far reading the host's links and addresses has got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
-    /// To begin, not before that time.
-    Wanted(Instant),
-    Links(Ticket),
-    Addresses(Ticket),
-    /// Everything is known.
-    Done,
-}
-
 /// A request that takes longer has been lost; the kernel answers within milliseconds.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// Pauses between readings when one after the other is interrupted or overrun.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The log hears of lost messages once in this time.
-const OVERRUN_NOTES: Duration = Duration::from_secs(60);
-
 /// The whole of what the daemon knows.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -179,12 +165,6 @@ enum Stop {
     Keep,
     Remove,
     Done,
-}
-
-#[derive(Debug, Default)]
-struct Overruns {
-    unsaid: u32,
-    said: Option<Instant>,
 }
 
 impl Engine {
@@ -329,17 +309,6 @@ impl Engine {
         self.policy.rules.check_route() || self.uplinks.has_vpn() || self.manages_connections()
     }
 
-    /// Whether events of connections are of use.
-    pub(crate) fn manages_connections(&self) -> bool {
-        // Known when it is compiled, so that what is for connections alone is left out.
-        cfg!(feature = "connections") && self.policy.connections.is_some()
-    }
-
-    /// Whether something may follow from the next event of a connection, so that it must not wait.
-    pub(crate) fn hurries(&self) -> bool {
-        self.paths.hurries()
-    }
-
     /// The question that a ticket stands for, if it is one about a route.
     pub(crate) fn route_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
         self.routes.question(ticket).or_else(|| self.path_question(ticket))
@@ -434,15 +403,6 @@ impl Engine {
         }
     }
 
-    /// Takes the end of a request for connections; whether it was one.
-    fn end_of_paths(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) -> bool {
-        self.listeners.end(ticket, result, now) || self.paths.end(ticket, result, &self.policy.paths, now)
-    }
-
-    fn path_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
-        if self.manages_connections() { self.paths.question(ticket) } else { None }
-    }
-
     fn end_route(&mut self, ticket: Ticket, way: Way, now: Instant) {
         self.outbox.waiting.retain(|(waiting, _)| *waiting != ticket);
         if self.path_question(ticket).is_some() {
@@ -453,66 +413,6 @@ impl Engine {
         self.routes.answer(&mut self.network, ticket, way, send);
         // Even an unchanged answer is news: it may be the last that was waited for.
         self.dirty = true;
-    }
-
-    fn begin_reading(&mut self, now: Instant) {
-        // What was queued before messages were lost must not be mistaken for news after the dump.
-        if self.drained && matches!(self.reading, Reading::Wanted(time) if time <= now) {
-            self.network.begin_dump();
-            self.reading = Reading::Links(self.outbox.send(Request::DumpLinks, now));
-        }
-    }
-
-    fn end_reading(&mut self, complete: bool, now: Instant) {
-        if !complete {
-            return self.read_later(now);
-        }
-        if matches!(self.reading, Reading::Links(_)) {
-            self.network.end_links();
-            self.reading = Reading::Addresses(self.outbox.send(Request::DumpAddresses, now));
-            return;
-        }
-        self.network.end_addresses();
-        self.reading = Reading::Done;
-        self.failed_readings.reset();
-        self.network_changed();
-    }
-
-    fn read_again(&mut self, now: Instant) {
-        self.forget_routes();
-        self.reading = Reading::Wanted(now);
-    }
-
-    /// Reads again after a pause that grows while it does not succeed.
-    fn read_later(&mut self, now: Instant) {
-        self.forget_routes();
-        let time = self.failed_readings.after_failure(now, FIRST_PAUSE, LONGEST_PAUSE, 0);
-        self.reading = Reading::Wanted(time);
-    }
-
-    fn forget_routes(&mut self) {
-        self.routes.forget();
-        if self.manages_connections() {
-            self.paths.forget_ways();
-        }
-    }
-
-    fn network_lost(&mut self, now: Instant) {
-        self.overruns.unsaid += 1;
-        self.drained = false;
-        match self.reading {
-            Reading::Done => self.read_again(now),
-            Reading::Wanted(_) => {}
-            Reading::Links(_) | Reading::Addresses(_) => self.read_later(now),
-        }
-    }
-
-    fn tell_overruns(&mut self, now: Instant) {
-        let quiet = self.overruns.said.is_none_or(|said| now >= said + OVERRUN_NOTES);
-        if self.overruns.unsaid > 0 && quiet {
-            self.outbox.log(Note::Overrun(self.overruns.unsaid));
-            self.overruns = Overruns { unsaid: 0, said: Some(now) };
-        }
     }
 
     fn look_again(&mut self, now: Instant) {
@@ -563,38 +463,6 @@ impl Engine {
         }
     }
 
-    /// Whether connections are looked at.
-    fn may_make_paths(&self) -> bool {
-        let known = self.reading == Reading::Done && !(self.first_reading && self.routes.is_waiting());
-        known && self.stop.is_none() && self.manages_connections()
-    }
-
-    /// Keeps in touch with who listens where, if connections are managed.
-    fn know_listeners(&mut self, now: Instant) {
-        if !self.manages_connections() {
-            return;
-        }
-        for token in self.paths.take_unannounced() {
-            self.listeners.keep(token, &[], &mut self.outbox);
-        }
-        self.listeners.advance(&mut self.outbox, now);
-        if self.listeners.take_changed() {
-            self.paths.listeners_changed();
-        }
-    }
-
-    fn make_paths(&mut self, now: Instant) {
-        let Self { policy, network, paths, listeners, outbox, .. } = self;
-        let manager = policy.connections.and_then(|index| policy.managers.get(index));
-        let Some(manager) = manager.filter(|_| cfg!(feature = "connections")) else { return };
-        if !paths.has_work() && paths.deadline().is_none_or(|time| time > now) {
-            return;
-        }
-        let addresses = view_of(network, &policy.rules);
-        let view = View::new(&addresses);
-        paths.advance(&Host { view: &view, manager: &**manager, policy: policy.paths, now }, listeners, outbox);
-    }
-
     fn reconcile(&mut self, now: Instant, removals: bool) {
         self.tell_verdicts();
         let Self { policy, network, endpoints, outbox, uplinks, .. } = self;
@@ -612,23 +480,6 @@ impl Engine {
             self.ready = true;
         }
         self.first_reading = false;
-    }
-
-    fn tell_verdicts(&mut self) {
-        if !self.outbox.debug {
-            return;
-        }
-        let rules = &self.policy.rules;
-        for (_, link) in self.network.links_mut() {
-            let verdicts: Vec<_> = link.addresses.iter().map(|address| rules.verdict(link, address)).collect();
-            for (address, verdict) in link.addresses.iter_mut().zip(verdicts) {
-                if address.logged != Some(verdict) {
-                    address.logged = Some(verdict);
-                    let (address, interface) = (address.told.address, link.name.clone());
-                    self.outbox.log(Note::Address { address, interface, verdict });
-                }
-            }
-        }
     }
 
     fn finish(&mut self, now: Instant) {

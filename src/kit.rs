@@ -22,7 +22,7 @@
 //! Addresses are given as text; whoever writes one that is none has their test fail.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::plugin::{
     Attempt, AttemptState, ConnectionView, LocalAddress, Memo, Origin, PathManager, Paths, Remote, Side, Subflow,
@@ -215,6 +215,19 @@ impl Connection {
         self
     }
 
+    /// So much time has passed since it was established; to be said last.
+    #[must_use]
+    pub fn after(mut self, time: Duration) -> Self {
+        self.now += time;
+        self
+    }
+
+    /// When it was established, or what [`after`](Self::after) made of it.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
     /// A path was tried.
     ///
     /// # Panics
@@ -232,6 +245,7 @@ impl Connection {
     pub fn view(&self) -> ConnectionView<'_> {
         ConnectionView {
             token: Token(1),
+            now: self.now,
             side: self.side,
             local: self.local,
             remotes: &self.remotes,

@@ -5,6 +5,7 @@ mod glob;
 mod interfaces;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::event::Scope;
 use crate::network::{Address, Link, Met, Verdict};
@@ -21,6 +22,30 @@ pub(crate) struct Rules {
     /// The flags of every endpoint whose interface has no rule about them.
     pub(crate) flags: EndpointFlags,
     pub(crate) interfaces: Interfaces,
+}
+
+/// How paths are tried and how many there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PathPolicy {
+    /// Subflows of one connection, the initial one included.
+    pub(crate) max_subflows: u8,
+    /// The pause after the first of several failures in a row; it doubles with each.
+    pub(crate) first_retry: Duration,
+    /// It does not grow beyond this,
+    pub(crate) longest_retry: Duration,
+    /// nor beyond this while the connection is younger than a minute.
+    pub(crate) longest_early_retry: Duration,
+}
+
+impl Default for PathPolicy {
+    fn default() -> Self {
+        Self {
+            max_subflows: 8,
+            first_retry: Duration::from_secs(1),
+            longest_retry: Duration::from_secs(300),
+            longest_early_retry: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Rules {

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::path::Path;
 
-use super::Config;
 use super::interfaces::to_toml;
+use super::{Config, paths};
 use crate::names;
 use crate::rules::built_in;
 use crate::settings::Settings;
@@ -25,6 +25,7 @@ pub(crate) fn effective_toml(config: &Config) -> String {
         text.push_str(&format!("{key} = {value}\n"));
     }
     text.push_str(&plugin_dir(&config.plugin_dir));
+    text.push_str(&paths::to_toml(&config.paths));
     text.push_str(&interfaces(config));
     for (name, settings) in &config.settings {
         text.push_str(&table(name, settings, &config.plugin_dir.join(format!("{name}.toml"))));

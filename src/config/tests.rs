@@ -279,10 +279,29 @@ fn there_may_be_many_rules_but_not_any_number() {
 }
 
 #[test]
+fn how_paths_are_tried_is_told_key_by_key_and_a_drop_in_changes_what_it_names() {
+    let host = Host::with("[paths]\nmax-subflows = 3\nfirst-retry = 2\n");
+    host.write("mptcpd.conf.d/a.toml", "[paths]\nfirst-retry = 4\nlongest-retry = 60\nlongest-early-retry = 5\n");
+    let config = host.loaded(&[]).config;
+    let seconds = std::time::Duration::from_secs;
+    let expected = PathPolicy {
+        max_subflows: 3,
+        first_retry: seconds(4),
+        longest_retry: seconds(60),
+        longest_early_retry: seconds(5),
+    };
+    assert_eq!(config.paths, expected);
+    assert_eq!(Host::with("").loaded(&[]).config.paths, PathPolicy::default());
+    std::fs::remove_file(host.root.join("mptcpd.conf.d/a.toml")).unwrap();
+    host.write("mptcpd.conf", effective_toml(&config));
+    assert_eq!(host.loaded(&[]).config.paths, expected);
+}
+
+#[test]
 fn the_rules_in_force_are_shown_with_number_and_place_and_so_are_those_built_in() {
     let host = Host::with("[[interface]]\nmatch = 'a*'\nuse = false\n");
     let text = effective_toml(&host.loaded(&[]).config).replace(host.root.to_str().unwrap(), "@");
-    let (_, text) = text.split_once("\n\n").unwrap();
+    let (_, text) = text.split_once("early-retry = 10\n\n").unwrap();
     let (rules, built_in) = text.split_once("\n\n").unwrap();
     assert_eq!(rules, "# rule 1, from @/mptcpd.conf:1:1\n[[interface]]\nmatch = [\"a*\"]\nuse = false");
     assert!(built_in.lines().all(|line| line.starts_with("# ")), "{built_in}");
@@ -294,7 +313,7 @@ fn the_rules_in_force_are_shown_with_number_and_place_and_so_are_those_built_in(
 #[test]
 fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest() {
     for (text, error) in [
-        ("[cor]\n", "1:2: unknown table or key \"cor\" (did you mean \"core\"?), valid: core, interface, pm"),
+        ("[cor]\n", "1:2: unknown table or key \"cor\" (did you mean \"core\"?), valid: core, interface, paths, pm"),
         ("log = 'null'", "1:1: the key \"log\" belongs into the table [core]"),
         ("core = 1", "1:8: core: 1 is an integer, expected a table"),
         ("[[core]]", "1:1: core: [{}] is an array, expected a table"),
@@ -349,6 +368,17 @@ fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest()
         ("[core]\nplugin-dir = ''", "2:14: plugin-dir: the value is empty"),
         ("[core]\npath-manager = 'sspi'", "2:16: path-manager: unknown path manager \"sspi\", valid: beta, alpha"),
         ("[pm.alfa]", "1:5: unknown path manager \"alfa\" (did you mean \"alpha\"?), valid: beta, alpha"),
+        ("paths = 1", "1:9: paths: 1 is an integer, expected a table"),
+        (
+            "[paths]\nmax-subflow = 3",
+            "2:1: unknown key of [paths] \"max-subflow\" (did you mean \"max-subflows\"?), \
+             valid: max-subflows, first-retry, longest-retry, longest-early-retry",
+        ),
+        ("[paths]\nmax-subflows = 0", "2:16: max-subflows: 0 is out of range, expected an integer from 1 to 255"),
+        (
+            "[paths]\nfirst-retry = 86401",
+            "2:15: first-retry: 86401 is out of range, expected an integer from 1 to 86400",
+        ),
         ("[pm]\nalpha = 1", "2:9: pm.alpha: 1 is an integer, expected a table"),
         ("[pm.alpha]\nnumber = 10", "2:10: number: 10 is out of range, expected an integer from 0 to 9"),
         (

@@ -18,7 +18,7 @@ mod tests;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::converge::Work;
 use self::managed::{Asked, Managed};
@@ -33,31 +33,8 @@ use crate::command::{Request, RouteQuestion};
 use crate::connections::Closed;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
 use crate::plugin::{Memo, PathManager, View};
+use crate::rules::PathPolicy;
 use crate::types::{EndpointFlags, IfIndex, Token};
-
-/// How paths are tried and how many there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PathPolicy {
-    /// Subflows of one connection, the initial one included.
-    pub(crate) max_subflows: u8,
-    /// The pause after the first of several failures in a row; it doubles with each.
-    pub(crate) first_retry: Duration,
-    /// It does not grow beyond this,
-    pub(crate) longest_retry: Duration,
-    /// nor beyond this while the connection is younger than a minute.
-    pub(crate) longest_early_retry: Duration,
-}
-
-impl Default for PathPolicy {
-    fn default() -> Self {
-        Self {
-            max_subflows: 8,
-            first_retry: Duration::from_secs(1),
-            longest_retry: Duration::from_secs(300),
-            longest_early_retry: Duration::from_secs(10),
-        }
-    }
-}
 
 /// When so many connections in a row needed nothing, the next will hardly either.
 const CALM: u32 = 8;

@@ -12,6 +12,8 @@ use crate::types::{AddressId, IfIndex, Token};
 pub struct ConnectionView<'a> {
     /// Its token on this host.
     pub token: Token,
+    /// The time.
+    pub now: Instant,
     /// Which end this host is.
     pub side: Side,
     /// This host's end of the initial subflow, whether that still lives or not.

@@ -191,7 +191,7 @@ impl Daemon {
 
     /// What it has logged above debug since it was ready.
     pub(crate) fn remarks(&mut self) -> Vec<String> {
-        let after_ready = self.said().iter().skip_while(|line| !line.contains("ready")).skip(1);
+        let after_ready = self.said().iter().skip_while(|line| !line.ends_with("INFO ready")).skip(1);
         after_ready.filter(|line| !is_debug(line)).cloned().collect()
     }
 

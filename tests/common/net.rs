@@ -287,9 +287,34 @@ impl Router {
         self.forward_through(link);
     }
 
+    /// Makes an end of the server's known by another address, and another port if both have one; by its own
+    /// nobody reaches it any more.
+    pub(crate) fn translate(&self, public: &str, own: &str) {
+        let address = |end: &str| end.split(':').next().map(str::to_owned).expect("an address");
+        let (public_address, own_address) = (address(public), address(own));
+        let port = public.split_once(':').map(|(_, port)| format!("tcp dport {port}")).unwrap_or_default();
+        self.namespace.run(
+            "nft",
+            &format!(
+                "add table ip nat ; \
+                 add chain ip nat hide {{ type filter hook prerouting priority -150 ; }} ; \
+                 add chain ip nat in {{ type nat hook prerouting priority -100 ; }} ; \
+                 add chain ip nat out {{ type nat hook postrouting priority 100 ; }} ; \
+                 add rule ip nat hide iifname near* ip daddr {own_address} drop ; \
+                 add rule ip nat in ip daddr {public_address} {port} dnat to {own} ; \
+                 add rule ip nat out ip saddr {own_address} snat to {public_address}",
+            ),
+        );
+    }
+
     /// IPv4 packets that have arrived.
     pub(crate) fn packets_received(&self) -> u64 {
         self.namespace.packets_received()
+    }
+
+    /// Reads the bytes that it has sent to the server by its link of that number, headers included.
+    pub(crate) fn bytes_sent(&self, link: u8) -> u64 {
+        self.namespace.bytes_sent(&format!("far{link}"))
     }
 }
 
@@ -322,6 +347,10 @@ pub(crate) struct Subflow {
     pub(crate) remote: SocketAddr,
     pub(crate) established: bool,
     pub(crate) bytes_acked: u64,
+    /// This side wishes it to carry data only when no other can.
+    pub(crate) backup: bool,
+    /// The other side does.
+    pub(crate) backup_by_peer: bool,
 }
 
 impl Subflow {
@@ -334,8 +363,10 @@ impl Subflow {
         let mut words = words.split_whitespace();
         let established = words.next()? == "ESTAB";
         let (local, remote) = (socket_address(words.nth(2)?)?, socket_address(words.next()?)?);
-        let acked = words.find_map(|word| word.strip_prefix("bytes_acked:")?.parse().ok());
-        Some(Self { token, local, remote, established, bytes_acked: acked.unwrap_or(0) })
+        let bytes_acked = words.find_map(|word| word.strip_prefix("bytes_acked:")?.parse().ok()).unwrap_or(0);
+        let flags = multipath.split_once("flags:")?.1.split(' ').next()?;
+        let (backup, backup_by_peer) = (flags.contains('b'), flags.contains('B'));
+        Some(Self { token, local, remote, established, bytes_acked, backup, backup_by_peer })
     }
 }
 

@@ -33,11 +33,23 @@ pub(crate) fn sandboxed<F: FnOnce()>(test: F) {
         return eprintln!("{REACHED_THE_END} {name}");
     }
     match unavailable() {
-        Some(reason) if env::var_os("CI").is_some_and(|ci| !ci.is_empty()) => panic!("cannot run {name}: {reason}"),
-        // Not by a macro, whose output the test harness keeps back from a test that passes.
-        Some(reason) => writeln!(io::stderr(), "SKIPPED {name}: {reason}").expect("stderr"),
+        Some(reason) => skip(name, &reason),
         None => run_again(name),
     }
+}
+
+/// The same for a test that needs this program too.
+pub(crate) fn sandboxed_with<F: FnOnce()>(program: &str, package: &str, test: F) {
+    if is_inside() || process::output_of(Command::new(program).arg("-v")).is_ok() {
+        return sandboxed(test);
+    }
+    skip(test_name::<F>(), &format!("no `{program}`: install {package}"));
+}
+
+fn skip(name: &str, reason: &str) {
+    assert!(env::var_os("CI").is_none_or(|ci| ci.is_empty()), "cannot run {name}: {reason}");
+    // Not by a macro, whose output the test harness keeps back from a test that passes.
+    writeln!(io::stderr(), "SKIPPED {name}: {reason}").expect("stderr");
 }
 
 /// The name by which the test harness knows the function whose closure `F` is.

@@ -1,5 +1,7 @@
 //! Starts that must fail: with one line that says why, and the right exit code.
 
+use std::process::Stdio;
+
 use super::common::daemon::Ended;
 use super::common::net::Net;
 use super::common::sandbox::sandboxed;
@@ -100,5 +102,27 @@ fn a_path_manager_of_the_kernel_that_does_not_suit_is_a_warning_with_the_sysctl(
         let mut daemon = installed(&net.client).start(&[]);
         daemon.wait_line(0, &["net.mptcp."]);
         wait_for_endpoints(&mut daemon, &net.client, ["10.0.0.1"]);
+    });
+}
+
+#[test]
+fn every_path_manager_that_is_compiled_in_starts_and_selects_what_it_needs() {
+    sandboxed(|| {
+        let net = Net::v4(1);
+        let here = installed(&net.client);
+        let mut command = here.command(&["--list-plugins"]);
+        let listed = command.stdout(Stdio::piped()).output().expect("the daemon's program");
+        let listed = String::from_utf8(listed.stdout).expect("text");
+        assert!(!listed.is_empty());
+        for line in listed.lines() {
+            let (name, rest) = line.split_once(' ').expect("a name and what it manages");
+            let wanted = if rest.trim_start().starts_with("connections") { "userspace" } else { "kernel" };
+            let mut daemon = here.start(&[&format!("--path-manager={name}")]);
+            assert_eq!(net.client.sysctl("net.mptcp.path_manager"), wanted, "{name}");
+            assert_eq!(daemon.remarks(), [""; 0], "{name}");
+            daemon.stop();
+        }
+        // Whatever is the default where the usual one is not compiled in.
+        here.start(&[]).stop();
     });
 }

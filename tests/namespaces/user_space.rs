@@ -5,7 +5,9 @@ mod healing;
 mod hostile;
 mod load;
 mod paths;
+mod rules;
 mod servers;
+mod translator;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;

@@ -73,13 +73,12 @@ impl Task<'_, '_> {
     }
 
     fn withdraw_addresses(&mut self, due: &[Due]) {
-        let mut place = 0;
-        while let Some(own) = self.managed.connection.own.get(place).copied() {
+        for place in (0..self.managed.connection.own.len()).rev() {
+            let Some(own) = self.managed.connection.own.get(place).copied() else { continue };
             let fits = |(address, port): &Due| *address == own.address && port.is_none_or(|port| port == own.port);
             if own.announced && !due.iter().any(fits) {
                 self.withdraw_address(place, own.id);
             }
-            place += 1;
         }
     }
 
@@ -101,7 +100,7 @@ impl Task<'_, '_> {
             own.announced = false;
         }
         if leaving.is_empty() {
-            self.send(PathCommand::Remove(self.token, id), Asked::Other);
+            self.leave(id);
         }
         self.close(&leaving);
     }

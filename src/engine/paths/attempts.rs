@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::PathPolicy;
 use crate::connections::Subflow;
 use crate::engine::retry::Backoff;
 use crate::event;
 use crate::plugin::{self, AttemptState, Origin, WantedSubflow};
+use crate::rules::PathPolicy;
 use crate::types::{IfIndex, Token};
 
 /// A path that was tried, or is to be.

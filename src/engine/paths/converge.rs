@@ -110,13 +110,9 @@ impl Paths {
     }
 }
 
-/// Whether the connection is one between hosts, and not through a link that is kept apart.
+/// Whether the connection is one between hosts.
 fn may_be_managed(connection: &Connection, view: &View<'_>) -> bool {
-    let (local, remote) = (connection.initial_address(), connection.remote.ip());
-    !view
-        .addresses()
-        .iter()
-        .any(|known| known.address == remote || (known.address == local && known.unusable == Some(Unusable::Apart)))
+    !is_own(view, connection.remote.ip())
 }
 
 /// The address that a subflow comes from, as the host has it now.
@@ -133,6 +129,16 @@ fn place_of<'a>(view: &View<'a>, flow: &Subflow) -> Option<&'a LocalAddress<'a>>
 impl Managed {
     fn is_unrouted(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.state == State::NoRoute)
+    }
+
+    /// A connection through a link that is kept apart stays on it, also when that link and its address are
+    /// gone: its data is not for others.
+    fn notice_whether_apart(&mut self, view: &View<'_>) {
+        let address = self.connection.initial_address();
+        let mut places = view.addresses().iter().filter(|local| local.address == address).peekable();
+        if places.peek().is_some() {
+            self.apart = places.any(|place| place.unusable == Some(Unusable::Apart));
+        }
     }
 
     fn sound(&self) -> usize {
@@ -190,6 +196,7 @@ impl Task<'_, '_> {
     }
 
     fn ask_manager(&mut self, work: &mut Work) {
+        self.managed.notice_whether_apart(self.host.view);
         let connection = &self.managed.connection;
         let view = self.host.view;
         work.remotes.clear();
@@ -216,8 +223,12 @@ impl Task<'_, '_> {
         work.attempts.clear();
         work.attempts.extend(self.managed.attempts.iter().map(Attempt::shown));
         work.want.clear();
+        if self.managed.apart {
+            return;
+        }
         let shown = ConnectionView {
             token: self.token,
+            now: self.host.now,
             side: if connection.server_side { Side::Server } else { Side::Client },
             local: connection.local.plain(),
             remotes: &work.remotes,
@@ -428,13 +439,17 @@ impl Task<'_, '_> {
             let joining = self.managed.attempts.iter().any(|attempt| attempt.is_flying() && joins(attempt));
             !used && !joining && !connection.own.iter().any(|own| own.announced && own.id == *id)
         });
-        for id in gone {
-            self.send(PathCommand::Remove(self.token, id), Asked::Other);
-        }
+        gone.into_iter().for_each(|id| self.leave(id));
         for flow in flows {
             let ends = ends_of(self.token, flow);
             self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
         }
+    }
+
+    /// Tells the peer to forget an address.
+    pub(super) fn leave(&mut self, id: AddressId) {
+        self.managed.connection.leave_id(id);
+        self.send(PathCommand::Remove(self.token, id), Asked::Other);
     }
 }
 
@@ -453,4 +468,29 @@ fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
 
 fn is_own(view: &View<'_>, address: IpAddr) -> bool {
     view.addresses().iter().any(|local| local.address == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event;
+
+    #[test]
+    fn a_connection_of_a_link_that_is_apart_is_so_until_a_rule_says_otherwise_and_not_because_the_link_goes() {
+        let local = "10.8.0.1:40000".parse().unwrap();
+        let remote = "192.0.2.1:443".parse().unwrap();
+        let told = event::Connection { token: Token(1), local, remote, server_side: false, deny_join_id0: false };
+        let mut managed = Managed::new(&told, false, Instant::now());
+        let place = |address: &str, unusable| {
+            let at = LocalAddress::new(address.parse().unwrap(), IfIndex(2), "wg0");
+            LocalAddress { unusable, ..at }
+        };
+        let elsewhere = place("192.0.2.7", None);
+        for (unusable, apart) in [(Some(Unusable::Apart), true), (None, false), (Some(Unusable::Apart), true)] {
+            managed.notice_whether_apart(&View::new(&[place("10.8.0.1", unusable), elsewhere]));
+            assert_eq!(managed.apart, apart);
+            managed.notice_whether_apart(&View::new(&[elsewhere]));
+            assert_eq!(managed.apart, apart, "its address is gone");
+        }
+    }
 }

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::PathPolicy;
 use super::attempts::{Attempt, Loss};
 use crate::connections::{Connection, Subflow, plain};
 use crate::engine::retry::{Backoff, Pace};
 use crate::event;
 use crate::plugin::{Memo, Origin};
+use crate::rules::PathPolicy;
 use crate::types::{AddressId, IfIndex, Token};
 
 /// A connection and what is done about it.
@@ -36,6 +36,8 @@ pub(super) struct Managed {
     lists: u8,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
+    /// It began on a link that is kept apart: it gets no paths.
+    pub(super) apart: bool,
     /// It needs a listener of the daemon's.
     pub(super) listens: bool,
 }
@@ -87,6 +89,7 @@ impl Managed {
             doubts_ids: false,
             lists: MOST_LISTS,
             left_alone,
+            apart: false,
             listens: false,
         }
     }

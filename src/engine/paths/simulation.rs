@@ -14,7 +14,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use self::kernel::{DOWN, Fate, Flow, Kernel, NO_CARRIER, Opener, Socket, Told, UP, mapped};
-use super::PathPolicy;
 use crate::connections::plain;
 use crate::engine::{Answer, Engine, Input, Output, Policy};
 use crate::event::{
@@ -22,6 +21,7 @@ use crate::event::{
 };
 use crate::plugin::{self, PathManager};
 use crate::random::Random;
+use crate::rules::PathPolicy;
 use crate::rules::{Interfaces, Rules};
 use crate::settings::Settings;
 use crate::state_file::SavedState;

@@ -279,20 +279,28 @@ fn between_daemons_a_connection_outlives_that_its_only_link_is_down() {
 }
 
 #[test]
-fn subflows_go_on_while_the_daemon_is_stopped_and_started() {
+fn subflows_go_on_while_the_daemon_is_stopped_or_killed_and_started() {
     sandboxed(|| {
         let net = net_v4(2);
-        let mut daemon = start_managing(&net.client, "sspi");
+        let here = installed(&net.client);
+        let start = |choice| here.start(&["--path-manager=sspi", choice]);
+        let mut daemon = start("--on-stop=keep");
         let server = Server::start(&net.server, service(SERVICE_V4));
         let transfer = Transfer::start(&net.client, server.address(), 2_000_000);
         wait_for_paths(&mut daemon, &net.client, 1, &v4(0..2));
         let names =
             || Vec::from_iter(net.client.subflows().into_iter().map(|subflow| (subflow.local, subflow.established)));
         let before = names();
-        for _ in 0..2 {
-            daemon.stop();
+        for (end, next, selected) in [
+            (Daemon::stop as fn(Daemon), "--on-stop=keep", "userspace"),
+            (Daemon::kill_dash_9, "--on-stop=remove", "userspace"),
+            (Daemon::kill_dash_9, "--on-stop=remove", "userspace"),
+            (Daemon::stop, "--on-stop=keep", "kernel"),
+        ] {
+            end(daemon);
+            assert_eq!(net.client.sysctl("net.mptcp.path_manager"), selected);
             server.wait_for_more(200_000);
-            daemon = installed(&net.client).start(&["--path-manager=sspi"]);
+            daemon = start(next);
             server.wait_for_more(200_000);
             assert_eq!(names(), before);
         }

@@ -1,0 +1,63 @@
+//! What the engine does for path managers of connections, and leaves out where none can be.
+
+use std::time::Instant;
+
+use super::paths::Host;
+use super::reading::Reading;
+use super::{Engine, Failure, Ticket, view_of};
+use crate::command::RouteQuestion;
+use crate::plugin::View;
+
+impl Engine {
+    /// Whether events of connections are of use.
+    pub(crate) fn manages_connections(&self) -> bool {
+        // Known when it is compiled, so that what is for connections alone is left out.
+        cfg!(feature = "connections") && self.policy.connections.is_some()
+    }
+
+    /// Whether something may follow from the next event of a connection, so that it must not wait.
+    pub(crate) fn hurries(&self) -> bool {
+        self.paths.hurries()
+    }
+
+    /// Takes the end of a request for connections; whether it was one.
+    pub(super) fn end_of_paths(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) -> bool {
+        self.listeners.end(ticket, result, now) || self.paths.end(ticket, result, &self.policy.paths, now)
+    }
+
+    pub(super) fn path_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {
+        if self.manages_connections() { self.paths.question(ticket) } else { None }
+    }
+
+    /// Whether connections are looked at.
+    pub(super) fn may_make_paths(&self) -> bool {
+        let known = self.reading == Reading::Done && !(self.first_reading && self.routes.is_waiting());
+        known && self.stop.is_none() && self.manages_connections()
+    }
+
+    /// Keeps in touch with who listens where, if connections are managed.
+    pub(super) fn know_listeners(&mut self, now: Instant) {
+        if !self.manages_connections() {
+            return;
+        }
+        for token in self.paths.take_unannounced() {
+            self.listeners.keep(token, &[], &mut self.outbox);
+        }
+        self.listeners.advance(&mut self.outbox, now);
+        if self.listeners.take_changed() {
+            self.paths.listeners_changed();
+        }
+    }
+
+    pub(super) fn make_paths(&mut self, now: Instant) {
+        let Self { policy, network, paths, listeners, outbox, .. } = self;
+        let manager = policy.connections.and_then(|index| policy.managers.get(index));
+        let Some(manager) = manager.filter(|_| cfg!(feature = "connections")) else { return };
+        if !paths.has_work() && paths.deadline().is_none_or(|time| time > now) {
+            return;
+        }
+        let addresses = view_of(network, &policy.rules);
+        let view = View::new(&addresses);
+        paths.advance(&Host { view: &view, manager: &**manager, policy: policy.paths, now }, listeners, outbox);
+    }
+}
