@@ -173,6 +173,12 @@ impl Paths {
         }
     }
 
+    /// Whether a connection is known.
+    #[cfg(test)]
+    pub(super) fn knows(&self, token: Token) -> bool {
+        self.live.contains(token)
+    }
+
     /// Changes a connection, if it is known, and has it looked at if the change matters.
     fn change(&mut self, token: Token, change: impl FnOnce(&mut Managed) -> bool) {
         let Some(managed) = self.live.get_mut(token) else { return };
