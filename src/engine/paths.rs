@@ -226,7 +226,9 @@ impl Paths {
 
     /// No answer will come to what was asked.
     pub(super) fn forget_requests(&mut self) {
-        self.asked.clear();
+        for (_, token, asked) in std::mem::take(&mut self.asked) {
+            self.change(token, |managed| managed.unanswered(asked));
+        }
     }
 
     /// No answer will come to questions about routes.
@@ -362,6 +364,9 @@ impl Paths {
     pub(super) fn collect(&mut self, ticket: Ticket, listed: &Endpoint) -> bool {
         let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
         self.change(*token, |managed| {
+            if managed.outlisted {
+                return false;
+            }
             managed.connection.learn_id(listed.address.to_canonical(), listed.id);
             if listed.flags.contains(EndpointFlags::SIGNAL) {
                 managed.connection.is_announced(listed.address.to_canonical(), listed.id);

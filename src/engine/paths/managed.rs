@@ -34,6 +34,8 @@ pub(super) struct Managed {
     pub(super) doubts_ids: bool,
     /// but only so often.
     lists: u8,
+    /// Something was asked for since, so that the answer is of before.
+    pub(super) outlisted: bool,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
     /// It began on a link that is kept apart: it gets no paths.
@@ -87,6 +89,7 @@ impl Managed {
             swept: false,
             trusts: false,
             doubts_ids: false,
+            outlisted: false,
             lists: MOST_LISTS,
             left_alone,
             apart: false,
@@ -106,7 +109,7 @@ impl Managed {
             None => (Origin::Peer, false),
         };
         self.attempts.retain(|attempt| !attempt.is_settled());
-        self.connection.add_subflow(told, origin, backup, now);
+        self.doubts_ids |= self.connection.add_subflow(told, origin, backup, now);
     }
 
     /// The attempt that an event is about: of several, one on its way through that interface.
@@ -187,10 +190,24 @@ impl Managed {
 
     /// The kernel took a command; whether that changes what is wanted.
     pub(super) fn accepted(&mut self, asked: Asked) -> bool {
-        if matches!(asked, Asked::Announce(..)) {
-            self.announcing = Announcing::default();
+        match asked {
+            Asked::Announce(..) => self.announcing = Announcing::default(),
+            Asked::List if self.outlisted => {
+                self.doubts_ids = true;
+                return true;
+            }
+            Asked::List => return self.connection.end_list(),
+            Asked::Create(..) | Asked::Destroy(..) | Asked::Other => {}
         }
         false
+    }
+
+    /// The answer to a command is lost; whether that is to be looked into.
+    pub(super) fn unanswered(&mut self, asked: Asked) -> bool {
+        // The outcome of the others is told by events.
+        let unknown = matches!(asked, Asked::Announce(..) | Asked::List);
+        self.doubts_ids |= unknown;
+        unknown
     }
 
     /// Whether the kernel is to be asked now for the ids of this host's addresses.
