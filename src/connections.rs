@@ -230,17 +230,21 @@ impl Connection {
         if self.own.iter().any(|own| own.announced && differs(own)) {
             return true;
         }
-        self.learn_id(address, id);
+        if id != AddressId(0) {
+            self.learn_id(address, id);
+        }
         false
     }
 
     /// The address has that id for the kernel and the peer, and so no other, nor has another address that
     /// id: what was asked for otherwise is refused.
     pub(crate) fn learn_id(&mut self, address: IpAddr, id: AddressId) {
+        self.own.retain(|own| !contradicts(own, address, id));
         if id == AddressId(0) {
+            // It keeps that of the initial address, though the peer was told to forget it.
+            self.left.retain(|left| *left != id);
             return;
         }
-        self.own.retain(|own| !contradicts(own, address, id));
         if !self.own.iter().any(|own| own.address == address && own.id == id) {
             self.remember_id(OwnAddress { address, port: 0, id, announced: false, unlisted: false });
         }
@@ -481,6 +485,10 @@ mod tests {
         known.learn_id(b, AddressId(5));
         assert_eq!(known.id_of(b, 0), Some(AddressId(5)));
         assert_eq!(known.id_of(known.initial_address(), 0), Some(AddressId(0)));
+        known.leave_id(AddressId(0));
+        assert_eq!(known.id_of(known.initial_address(), 0), None);
+        known.learn_id(known.initial_address(), AddressId(0));
+        assert_eq!(known.id_of(known.initial_address(), 0), Some(AddressId(0)), "the kernel takes no other");
         assert!(known.is_taken(AddressId(5)) && known.is_taken(AddressId(1)) && !known.is_taken(AddressId(2)));
     }
 
