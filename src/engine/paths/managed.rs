@@ -34,6 +34,8 @@ pub(super) struct Managed {
     pub(super) doubts_ids: bool,
     /// but only so often.
     lists: u8,
+    /// It is being asked.
+    listing: bool,
     /// Something was asked for since, so that the answer is of before.
     pub(super) outlisted: bool,
     /// It is under the kernel's own path manager, or stays on this host.
@@ -89,6 +91,7 @@ impl Managed {
             swept: false,
             trusts: false,
             doubts_ids: false,
+            listing: false,
             outlisted: false,
             lists: MOST_LISTS,
             left_alone,
@@ -192,11 +195,11 @@ impl Managed {
     pub(super) fn accepted(&mut self, asked: Asked) -> bool {
         match asked {
             Asked::Announce(..) => self.announcing = Announcing::default(),
-            Asked::List if self.outlisted => {
-                self.doubts_ids = true;
-                return true;
+            Asked::List => {
+                self.listing = false;
+                self.doubts_ids |= self.outlisted;
+                return self.doubts_ids || self.connection.end_list();
             }
-            Asked::List => return self.connection.end_list(),
             Asked::Create(..) | Asked::Destroy(..) | Asked::Other => {}
         }
         false
@@ -207,12 +210,15 @@ impl Managed {
         // The outcome of the others is told by events.
         let unknown = matches!(asked, Asked::Announce(..) | Asked::List);
         self.doubts_ids |= unknown;
+        self.listing &= asked != Asked::List;
         unknown
     }
 
     /// Whether the kernel is to be asked now for the ids of this host's addresses.
     pub(super) fn lists_ids(&mut self) -> bool {
-        let lists = std::mem::take(&mut self.doubts_ids) && self.lists > 0;
+        // Answers cannot be told apart: one at a time.
+        let lists = !self.listing && std::mem::take(&mut self.doubts_ids) && self.lists > 0;
+        self.listing |= lists;
         self.lists -= u8::from(lists);
         lists
     }
@@ -237,7 +243,11 @@ impl Managed {
                 self.connection.take_subflow(local, remote);
                 true
             }
-            Asked::List | Asked::Other => false,
+            Asked::List => {
+                self.listing = false;
+                false
+            }
+            Asked::Other => false,
         }
     }
 
