@@ -52,7 +52,7 @@ mod tests {
         let client = Connection::client("10.0.0.1:40000", "192.0.2.1:80");
         let down = host().without("10.0.0.1", Unusable::LinkDown);
         assert_eq!(down.subflows(&manager, &client), [""; 0]);
-        assert_eq!(host().subflows(&manager, &client.deny_join_id0()), [""; 0]);
+        assert_eq!(host().subflows(&manager, &client.announced(1, "192.0.2.2:80").deny_join_id0()), [""; 0]);
         assert_eq!(host().subflows(&manager, &Connection::server("10.0.0.1:80", "192.0.2.1:40000")), [""; 0]);
     }
 }

@@ -104,6 +104,8 @@ pub(crate) struct OwnAddress {
     pub(crate) port: u16,
     pub(crate) id: AddressId,
     pub(crate) announced: bool,
+    /// The kernel is asked whether it is.
+    pub(crate) unlisted: bool,
 }
 
 /// As many announced addresses of a peer are remembered for one connection.
@@ -160,11 +162,11 @@ impl Connection {
         initial || self.remotes.iter().any(|(_, known)| *known == remote)
     }
 
-    /// A subflow was established, or is there.
-    pub(crate) fn add_subflow(&mut self, told: &event::Subflow, origin: Origin, backup: bool, now: Instant) {
-        self.learn_id(told.local.ip().to_canonical(), told.local_id);
+    /// A subflow was established, or is there; whether the ids of this host's addresses are in doubt.
+    pub(crate) fn add_subflow(&mut self, told: &event::Subflow, origin: Origin, backup: bool, now: Instant) -> bool {
+        let doubtful = self.meet_id(told.local.ip().to_canonical(), told.local_id);
         if self.subflows.iter().any(|flow| flow.is(told.local, told.remote)) {
-            return;
+            return doubtful;
         }
         self.subflows.push(Subflow {
             local: told.local.into(),
@@ -179,6 +181,7 @@ impl Connection {
             closing: false,
             withdrawn: false,
         });
+        doubtful
     }
 
     /// Takes out the subflow that an event names; one that never was established has no remote port
@@ -220,15 +223,30 @@ impl Connection {
         self.initial_withdrawn |= id == AddressId(0);
     }
 
+    /// A subflow has that id for the address; whether something else was announced. Only the kernel's list
+    /// tells then: the subflow may be one of before.
+    fn meet_id(&mut self, address: IpAddr, id: AddressId) -> bool {
+        let differs = |own: &OwnAddress| id != AddressId(0) && contradicts(own, address, id);
+        if self.own.iter().any(|own| own.announced && differs(own)) {
+            return true;
+        }
+        if id != AddressId(0) {
+            self.learn_id(address, id);
+        }
+        false
+    }
+
     /// The address has that id for the kernel and the peer, and so no other, nor has another address that
     /// id: what was asked for otherwise is refused.
     pub(crate) fn learn_id(&mut self, address: IpAddr, id: AddressId) {
+        self.own.retain(|own| !contradicts(own, address, id));
         if id == AddressId(0) {
+            // It keeps that of the initial address, though the peer was told to forget it.
+            self.left.retain(|left| *left != id);
             return;
         }
-        self.own.retain(|own| if own.address == address { own.id == id || own.port != 0 } else { own.id != id });
         if !self.own.iter().any(|own| own.address == address && own.id == id) {
-            self.remember_id(OwnAddress { address, port: 0, id, announced: false });
+            self.remember_id(OwnAddress { address, port: 0, id, announced: false, unlisted: false });
         }
     }
 
@@ -241,10 +259,25 @@ impl Connection {
         self.own.push(own);
     }
 
+    /// The kernel is asked what is announced.
+    pub(crate) fn begin_list(&mut self) {
+        self.own.iter_mut().for_each(|own| own.unlisted = own.announced);
+    }
+
     /// The kernel holds it to be announced.
     pub(crate) fn is_announced(&mut self, address: IpAddr, id: AddressId) {
-        let own = self.own.iter_mut().filter(|own| own.address == address && own.id == id);
-        own.for_each(|own| own.announced = true);
+        for own in self.own.iter_mut().filter(|own| own.address == address && own.id == id) {
+            (own.announced, own.unlisted) = (true, false);
+        }
+    }
+
+    /// What was announced when the kernel was asked and it did not name is not; whether there is such.
+    pub(crate) fn end_list(&mut self) -> bool {
+        let mut any = false;
+        for own in self.own.iter_mut().filter(|own| own.unlisted) {
+            (own.announced, own.unlisted, any) = (false, false, true);
+        }
+        any
     }
 
     /// The kernel did not take an announcement.
@@ -298,6 +331,11 @@ impl Subflow {
     pub(crate) fn is_sound(&self) -> bool {
         !self.suspect && !self.closing
     }
+}
+
+/// Whether the kernel cannot hold both that and the address to have the id.
+fn contradicts(own: &OwnAddress, address: IpAddr, id: AddressId) -> bool {
+    if own.address == address { own.id != id && own.port == 0 } else { own.id == id }
 }
 
 /// The same end without the IPv6-mapped form.
@@ -438,13 +476,21 @@ mod tests {
     fn ids_are_learnt_from_subflows_and_the_kernel_is_right() {
         let mut known = connection("10.0.0.1:40000", "192.0.2.1:80");
         let [b, c] = ["10.0.1.1", "10.0.2.1"].map(|text| text.parse::<IpAddr>().unwrap());
-        known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(1), announced: true });
-        known.add_subflow(&subflow("10.0.2.1:40000", "192.0.2.1:80", 1), Origin::Peer, false, Instant::now());
+        known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(1), announced: true, unlisted: false });
+        let joined = subflow("10.0.2.1:40000", "192.0.2.1:80", 1);
+        assert!(known.add_subflow(&joined, Origin::Peer, false, Instant::now()), "what was announced is in doubt");
+        assert_eq!((known.id_of(b, 0), known.id_of(c, 0)), (Some(AddressId(1)), None));
+        known.not_announced(b, AddressId(1));
+        assert!(!known.add_subflow(&joined, Origin::Peer, false, Instant::now()));
         assert_eq!((known.id_of(b, 0), known.id_of(c, 0)), (None, Some(AddressId(1))));
-        known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(2), announced: true });
+        known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(2), announced: true, unlisted: false });
         known.learn_id(b, AddressId(5));
         assert_eq!(known.id_of(b, 0), Some(AddressId(5)));
         assert_eq!(known.id_of(known.initial_address(), 0), Some(AddressId(0)));
+        known.leave_id(AddressId(0));
+        assert_eq!(known.id_of(known.initial_address(), 0), None);
+        known.learn_id(known.initial_address(), AddressId(0));
+        assert_eq!(known.id_of(known.initial_address(), 0), Some(AddressId(0)), "the kernel takes no other");
         assert!(known.is_taken(AddressId(5)) && known.is_taken(AddressId(1)) && !known.is_taken(AddressId(2)));
     }
 
@@ -454,7 +500,7 @@ mod tests {
         known.add_subflow(&subflow("10.0.1.1:40000", "192.0.2.1:80", 200), Origin::Local, false, Instant::now());
         for id in 1..=150 {
             let address = IpAddr::from([10, 9, 9, id]);
-            known.remember_id(OwnAddress { address, port: 0, id: AddressId(id), announced: id == 1 });
+            known.remember_id(OwnAddress { address, port: 0, id: AddressId(id), announced: id == 1, unlisted: false });
         }
         assert!(known.own.len() <= MOST_OWN + 1, "{}", known.own.len());
         assert!(known.is_taken(AddressId(200)) && known.is_taken(AddressId(1)));

@@ -189,6 +189,12 @@ impl Paths {
         }
     }
 
+    /// Whether a connection is known.
+    #[cfg(test)]
+    pub(super) fn knows(&self, token: Token) -> bool {
+        self.live.contains(token)
+    }
+
     /// Changes a connection, if it is known, and has it looked at if the change matters.
     fn change(&mut self, token: Token, change: impl FnOnce(&mut Managed) -> bool) {
         let Some(managed) = self.live.get_mut(token) else { return };
@@ -236,7 +242,9 @@ impl Paths {
 
     /// No answer will come to what was asked.
     pub(super) fn forget_requests(&mut self) {
-        self.asked.clear();
+        for (_, token, asked) in std::mem::take(&mut self.asked) {
+            self.change(token, |managed| managed.unanswered(asked));
+        }
     }
 
     /// No answer will come to questions about routes.
@@ -410,6 +418,9 @@ impl Paths {
     pub(super) fn collect(&mut self, ticket: Ticket, listed: &Endpoint) -> bool {
         let Some((_, token, _)) = self.asked.iter().find(|(asked, ..)| *asked == ticket) else { return false };
         self.change(*token, |managed| {
+            if managed.outlisted {
+                return false;
+            }
             managed.connection.learn_id(listed.address.to_canonical(), listed.id);
             if listed.flags.contains(EndpointFlags::SIGNAL) {
                 managed.connection.is_announced(listed.address.to_canonical(), listed.id);

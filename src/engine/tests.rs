@@ -320,6 +320,29 @@ fn an_endpoint_with_our_id_and_address_but_flags_that_we_did_not_set_is_anothers
 }
 
 #[test]
+fn switching_the_path_manager_of_connections_off_leaves_nothing_of_them_to_wake_for() {
+    let mut bench = Bench::started(7, &["10.0.0.1", "10.0.0.2"]);
+    let policy = |connections| Policy {
+        rules: Rules { notify: NotifyFlags(7), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() },
+        managers: vec![Box::new(Everything)],
+        connections,
+        paths: PathPolicy::default(),
+        debug: false,
+    };
+    bench.engine.handle(Input::Configure(policy(Some(0))), bench.now);
+    let (local, remote) = ("10.0.0.1:40000".parse().unwrap(), "192.0.2.1:80".parse().unwrap());
+    let (token, server_side, deny_join_id0) = (crate::types::Token(1), false, false);
+    let told = crate::event::Connection { token, local, remote, server_side, deny_join_id0 };
+    bench.engine.handle(Input::Mptcp(MptcpEvent::Created(told)), bench.now);
+    bench.advance();
+    assert!(bench.engine.paths.knows(token));
+    bench.engine.handle(Input::Configure(policy(None)), bench.now);
+    assert!(!bench.engine.paths.knows(token));
+    bench.advance();
+    assert!(!bench.engine.has_work());
+}
+
+#[test]
 fn switching_existing_off_leaves_alone_what_is_in_use() {
     let mut bench = Bench::started(7, &["10.0.0.1"]);
     let rules = Rules { notify: NotifyFlags(6), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };

@@ -82,15 +82,13 @@ impl Paths {
             paced: None,
             sent: false,
         };
-        if task.managed.lists_ids() {
-            task.send(PathCommand::ListAddresses(token), Asked::List);
-        }
         task.notice_dead_links();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.managed.forget_stale_attempts(&work.want.subflows, host);
         task.match_wants(work);
         let closing = task.withdraw(&work.wanted, work.want.only_these);
+        task.list_ids();
         let (crowded, news, sent) = (task.crowded, task.news, task.sent);
         let (paced, unrouted) = (task.paced, task.unrouted);
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
@@ -179,7 +177,17 @@ impl Managed {
 }
 
 impl Task<'_, '_> {
+    /// Asks for the ids if they are in doubt, after what may change them.
+    fn list_ids(&mut self) {
+        if self.managed.lists_ids() {
+            self.managed.connection.begin_list();
+            self.send(PathCommand::ListAddresses(self.token), Asked::List);
+            self.managed.outlisted = false;
+        }
+    }
+
     pub(super) fn send(&mut self, command: PathCommand, asked: Asked) {
+        self.managed.outlisted = true;
         let ticket = self.outbox.send(Request::Path(command), self.host.now);
         self.asked.push_back((ticket, self.token, asked));
         self.sent = true;
@@ -398,7 +406,7 @@ impl Task<'_, '_> {
         if port == 0 {
             self.ids.remember(address, id);
         }
-        connection.remember_id(OwnAddress { address, port, id, announced: false });
+        connection.remember_id(OwnAddress { address, port, id, announced: false, unlisted: false });
         Some(id)
     }
 

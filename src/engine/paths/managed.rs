@@ -34,6 +34,10 @@ pub(super) struct Managed {
     pub(super) doubts_ids: bool,
     /// but only so often.
     lists: u8,
+    /// It is being asked.
+    listing: bool,
+    /// Something was asked for since, so that the answer is of before.
+    pub(super) outlisted: bool,
     /// It is under the kernel's own path manager, or stays on this host.
     pub(super) left_alone: bool,
     /// It began on a link that is kept apart: it gets no paths.
@@ -88,6 +92,8 @@ impl Managed {
             swept: false,
             trusts: false,
             doubts_ids: false,
+            listing: false,
+            outlisted: false,
             lists: MOST_LISTS,
             left_alone,
             apart: false,
@@ -107,7 +113,7 @@ impl Managed {
             None => (Origin::Peer, false),
         };
         self.attempts.retain(|attempt| !attempt.is_settled());
-        self.connection.add_subflow(told, origin, backup, now);
+        self.doubts_ids |= self.connection.add_subflow(told, origin, backup, now);
     }
 
     /// The attempt that an event is about: of several, one on its way through that interface.
@@ -194,15 +200,32 @@ impl Managed {
 
     /// The kernel took a command; whether that changes what is wanted.
     pub(super) fn accepted(&mut self, asked: Asked) -> bool {
-        if matches!(asked, Asked::Announce(..)) {
-            self.announcing = Announcing::default();
+        match asked {
+            Asked::Announce(..) => self.announcing = Announcing::default(),
+            Asked::List => {
+                self.listing = false;
+                self.doubts_ids |= self.outlisted;
+                return self.doubts_ids || self.connection.end_list();
+            }
+            Asked::Create(..) | Asked::Destroy(..) | Asked::Check | Asked::Other => {}
         }
         false
     }
 
+    /// The answer to a command is lost; whether that is to be looked into.
+    pub(super) fn unanswered(&mut self, asked: Asked) -> bool {
+        // The outcome of the others is told by events.
+        let unknown = matches!(asked, Asked::Announce(..) | Asked::List);
+        self.doubts_ids |= unknown;
+        self.listing &= asked != Asked::List;
+        unknown
+    }
+
     /// Whether the kernel is to be asked now for the ids of this host's addresses.
     pub(super) fn lists_ids(&mut self) -> bool {
-        let lists = std::mem::take(&mut self.doubts_ids) && self.lists > 0;
+        // Answers cannot be told apart: one at a time.
+        let lists = !self.listing && std::mem::take(&mut self.doubts_ids) && self.lists > 0;
+        self.listing |= lists;
         self.lists -= u8::from(lists);
         lists
     }
@@ -227,7 +250,11 @@ impl Managed {
                 self.connection.take_subflow(local, remote);
                 true
             }
-            Asked::List | Asked::Check | Asked::Other => false,
+            Asked::List => {
+                self.listing = false;
+                false
+            }
+            Asked::Check | Asked::Other => false,
         }
     }
 

@@ -507,6 +507,44 @@ fn a_refused_announcement_is_made_again_later_with_the_id_that_the_kernel_has() 
     assert!(matches!(commands[..], [PathCommand::Announce(made)] if made.id == AddressId(9)), "{commands:?}");
 }
 
+/// A list of the kernel's ids that names these as announced.
+fn list(bench: &mut Bench, ids: &[(&str, u8)]) {
+    let asked = std::mem::take(&mut bench.asked);
+    let mut lists = asked.into_iter().filter(|(_, command)| *command == PathCommand::ListAddresses(TOKEN));
+    let (ticket, _) = lists.next().unwrap();
+    for (address, id) in ids {
+        let (id, address, flags) = (AddressId(*id), ip(address), EndpointFlags::SIGNAL);
+        bench.paths.collect(ticket, &Endpoint { id, address, port: 0, flags, if_index: None });
+    }
+    bench.paths.end(ticket, Ok(()), &bench.policy, bench.now);
+}
+
+#[test]
+fn whether_an_announcement_was_taken_whose_answer_is_lost_is_asked() {
+    for taken in [true, false] {
+        let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
+        let made = bench.turn();
+        bench.paths.forget_requests();
+        assert_eq!(bench.turn(), [PathCommand::ListAddresses(TOKEN)]);
+        list(&mut bench, if taken { &[("10.0.1.1", 1)] } else { &[] });
+        assert_eq!(bench.turn(), if taken { Vec::new() } else { made });
+    }
+}
+
+#[test]
+fn an_answer_about_ids_of_before_another_command_is_not_believed() {
+    let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
+    bench.turn();
+    bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.1.1:80", "192.0.2.1:40001", 9)));
+    let (first, asked) = (bench.turn(), bench.asked.clone());
+    assert_eq!(first, [PathCommand::ListAddresses(TOKEN)], "what was announced is in doubt");
+    bench.change("10.0.1.1", |local| local.backup = true);
+    bench.turn();
+    bench.asked = asked;
+    list(&mut bench, &[]);
+    assert_eq!(bench.turn(), [PathCommand::ListAddresses(TOKEN)], "it is asked again");
+}
+
 #[test]
 fn no_id_is_given_to_two_addresses() {
     let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1", "10.0.2.1", "10.0.3.1"]);
