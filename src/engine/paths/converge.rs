@@ -483,8 +483,9 @@ impl Task<'_, '_> {
 /// From when on a subflow counts: a peer that has enough takes a join and closes it right away.
 fn sound_since(flow: &Subflow) -> Instant {
     match flow.origin {
-        Origin::Local => flow.since + TURNED_AWAY,
-        Origin::Initial | Origin::Peer => flow.since,
+        Origin::Initial => flow.since,
+        // Whose it is may have been forgotten.
+        Origin::Local | Origin::Peer => flow.since + TURNED_AWAY,
     }
 }
 
