@@ -269,8 +269,8 @@ impl Task<'_, '_> {
             }
             // What cannot be begun takes no place from what can.
             let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
-            let waits = |attempt: &Attempt| attempt.is_waiting(self.host.now) && attempt.is_wanted(want);
-            if self.ways.lacks(pair) || self.managed.attempts.iter().any(waits) {
+            let fails = |attempt: &Attempt| attempt.is_failing() && attempt.is_wanted(want);
+            if self.ways.lacks(pair) || self.managed.attempts.iter().any(fails) {
                 return true;
             }
             let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
