@@ -284,9 +284,10 @@ impl Attempt {
         self.state != State::NoRoute && self.flying == 0 && self.is_ready(now)
     }
 
-    /// Whether it waits after failures, so that it takes no place from what may be begun.
-    pub(super) fn is_waiting(&self, now: Instant) -> bool {
-        self.failures > 0 && !self.is_up() && !self.is_pending() && !self.is_ready(now)
+    /// Whether it failed and is not up, so that it takes no place from others: each time that it is tried,
+    /// one that works would be closed for it.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures > 0 && !self.is_up()
     }
 
     /// Whether it is to be forgotten. Failures are remembered for a while though nobody wants the path:

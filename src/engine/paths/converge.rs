@@ -269,8 +269,8 @@ impl Task<'_, '_> {
             }
             // What cannot be begun takes no place from what can.
             let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
-            let waits = |attempt: &Attempt| attempt.is_waiting(self.host.now) && attempt.is_wanted(want);
-            if self.ways.lacks(pair) || self.managed.attempts.iter().any(waits) {
+            let fails = |attempt: &Attempt| attempt.is_failing() && attempt.is_wanted(want);
+            if self.ways.lacks(pair) || self.managed.attempts.iter().any(fails) {
                 return true;
             }
             let before = kept.iter().chain(&staying_on).filter(|other| **other == want.if_index).count();
@@ -483,8 +483,9 @@ impl Task<'_, '_> {
 /// From when on a subflow counts: a peer that has enough takes a join and closes it right away.
 fn sound_since(flow: &Subflow) -> Instant {
     match flow.origin {
-        Origin::Local => flow.since + TURNED_AWAY,
-        Origin::Initial | Origin::Peer => flow.since,
+        Origin::Initial => flow.since,
+        // Whose it is may have been forgotten.
+        Origin::Local | Origin::Peer => flow.since + TURNED_AWAY,
     }
 }
 

@@ -234,9 +234,10 @@ impl Host {
             36 => self.lose_messages(),
             37 => self.engine.handle(Input::Resumed, self.now),
             38 => self.kernel.tell(MptcpEvent::Closed(Token(7))),
-            // The loop takes what waits within milliseconds.
-            _ if self.kernel.events.is_empty() => self.now += milliseconds(self.random.below(100_000)),
-            _ => {}
+            _ => {
+                let time = milliseconds(self.random.below(100_000));
+                self.rest(time);
+            }
         }
     }
 

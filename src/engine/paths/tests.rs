@@ -435,6 +435,23 @@ fn there_are_no_more_subflows_than_may_be() {
 }
 
 #[test]
+fn trying_again_what_fails_closes_nothing_that_works() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1", "10.0.2.1"]);
+    bench.policy.max_subflows = 2;
+    bench.open(client("10.0.0.1:40000", "192.0.2.1:80"));
+    assert_eq!(bench.begun(), ["10.0.1.1"]);
+    let (_, command) = bench.asked[0];
+    let PathCommand::CreateSubflow(first) = command else { panic!("{command}") };
+    bench.apply(MptcpEvent::SubflowClosed(Subflow { error: Some(Errno(111)), ..told(&first) }));
+    assert_eq!(bench.begun(), ["10.0.2.1"], "the next takes its place");
+    bench.establish_all();
+    for _ in 0..400 {
+        bench.later(Duration::from_secs(1));
+        assert_eq!(bench.turn(), []);
+    }
+}
+
+#[test]
 fn an_interface_gets_no_more_subflows_than_it_may_have_the_initial_one_included() {
     let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
     bench.addresses.iter_mut().for_each(|local| local.max_subflows = Some(1));
