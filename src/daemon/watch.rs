@@ -43,7 +43,9 @@ impl Watch {
                 socket.set_queue(UNREAD_QUEUE)?;
                 Ok(false)
             }
-            (Self::Off, false) | (Self::On | Self::Resting(_), true) => Ok(false),
+            // It was opened with room for what comes before the configuration is read.
+            (Self::Off, false) => socket.set_queue(UNREAD_QUEUE).map(|()| false),
+            (Self::On | Self::Resting(_), true) => Ok(false),
         }
     }
 
