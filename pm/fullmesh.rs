@@ -1,6 +1,8 @@
 //! Joins every usable address of this host with every address of the peer that is known, and announces
 //! every address to peers that connected.
 
+use std::collections::BTreeMap;
+
 use mptcpd::plugin::{
     ConnectionView, LocalAddress, Manages, Memo, PathManager, Paths, Plugin, Side, View, WantedAnnouncement,
 };
@@ -29,16 +31,15 @@ impl PathManager for FullMesh {
 
 /// The usable addresses: the first of each family of every interface, then the second, and so on.
 fn one_of_each_interface_first<'a>(view: &View<'a>) -> Vec<&'a LocalAddress<'a>> {
-    let mut locals: Vec<&LocalAddress<'_>> = view.usable().collect();
-    let same = |a: &LocalAddress<'_>, b: &LocalAddress<'_>| {
-        a.if_index == b.if_index && a.address.is_ipv4() == b.address.is_ipv4()
-    };
-    locals.sort_by_cached_key(|local| {
-        let before =
-            view.usable().take_while(|other| (other.address, other.if_index) != (local.address, local.if_index));
-        before.filter(|other| same(other, local)).count()
+    let mut counts = BTreeMap::new();
+    let ranked = view.usable().map(|local| {
+        let count: &mut u32 = counts.entry((local.if_index, local.address.is_ipv4())).or_default();
+        *count += 1;
+        (*count, local)
     });
-    locals
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, local)| local).collect()
 }
 
 mptcpd::register_plugin!(Plugin {
