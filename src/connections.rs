@@ -151,7 +151,7 @@ impl Connection {
     }
 
     /// Whether the connection can have subflows of that address's family: IPv4 sockets carry IPv4 only
-    /// (net/mptcp/pm.c, `mptcp_pm_family`... `mptcp_pm_addr_families_match`).
+    /// (net/mptcp/pm.c, `mptcp_pm_addr_families_match`).
     pub(crate) fn takes(&self, address: IpAddr) -> bool {
         !self.local.is_ipv4 || address.is_ipv4()
     }

@@ -30,3 +30,16 @@ impl Random {
         from[self.below(from.len())]
     }
 }
+
+/// Simulates one seed after the other: as many as usual or as `MPTCPD_SIMULATION_SEEDS` says, or, with a trace,
+/// the one that `MPTCPD_SIMULATION_SEED` names.
+pub(crate) fn for_every_seed(usual: u64, simulate: impl Fn(u64, bool) + std::panic::RefUnwindSafe) {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    if let Some(seed) = number("MPTCPD_SIMULATION_SEED") {
+        return simulate(seed, true);
+    }
+    for seed in 0..number("MPTCPD_SIMULATION_SEEDS").unwrap_or(usual) {
+        let result = std::panic::catch_unwind(|| simulate(seed, false));
+        assert!(result.is_ok(), "seed {seed} failed: replay it with MPTCPD_SIMULATION_SEED={seed}");
+    }
+}

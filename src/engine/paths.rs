@@ -80,7 +80,7 @@ pub(super) struct Paths {
 }
 
 /// Whether connections are still there is asked now and then: the kernel does not tell of one that its
-/// peer aborted (MP_FASTCLOSE; net/mptcp/subflow.c, `mptcp_do_fastclose`).
+/// peer aborted (MP_FASTCLOSE; net/mptcp/protocol.c, `mptcp_check_fastclose`).
 #[derive(Debug, Default)]
 struct Check {
     /// The next in the table.

@@ -15,7 +15,7 @@ use crate::command::{PmCommand, Request, RouteQuestion};
 use crate::event::RoutingChange;
 use crate::event::{Address, AddressFlags, Endpoint, Limits, Link, LinkFlags, NetworkEvent, RouteAnswer, Scope};
 use crate::plugin::{Endpoints, PathManager, View, WantedEndpoint};
-use crate::random::Random;
+use crate::random::{Random, for_every_seed};
 use crate::rules::{Interfaces, Rules};
 use crate::state_file::SavedState;
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags};
@@ -566,12 +566,5 @@ fn simulate(seed: u64, trace: bool) {
 
 #[test]
 fn whatever_happened_the_kernel_holds_what_is_wanted_once_it_is_quiet() {
-    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    if let Some(seed) = number("MPTCPD_SIMULATION_SEED") {
-        return simulate(seed, true);
-    }
-    for seed in 0..number("MPTCPD_SIMULATION_SEEDS").unwrap_or(SEEDS) {
-        let result = std::panic::catch_unwind(|| simulate(seed, false));
-        assert!(result.is_ok(), "seed {seed} failed: replay it with MPTCPD_SIMULATION_SEED={seed}");
-    }
+    for_every_seed(SEEDS, simulate);
 }

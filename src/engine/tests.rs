@@ -30,17 +30,15 @@ struct Bench {
 
 const LIMITS: Limits = Limits { subflows: 8, add_addr_accepted: 8 };
 
+fn policy(notify: u8) -> Policy {
+    let rules = Rules { notify: NotifyFlags(notify), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
+    let (connections, paths) = (None, PathPolicy::default());
+    Policy { rules, managers: vec![Box::new(Everything)], connections, paths, debug: false }
+}
+
 impl Bench {
     fn new(notify: u8, saved: SavedState) -> Self {
-        let rules =
-            Rules { notify: NotifyFlags(notify), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
-        let policy = Policy {
-            rules,
-            managers: vec![Box::new(Everything)],
-            connections: None,
-            paths: PathPolicy::default(),
-            debug: false,
-        };
+        let policy = policy(notify);
         let now = Instant::now();
         Self { engine: Engine::new(policy, saved, now), now, logged: Vec::new(), ready: false, done: false }
     }
@@ -345,15 +343,7 @@ fn switching_the_path_manager_of_connections_off_leaves_nothing_of_them_to_wake_
 #[test]
 fn switching_existing_off_leaves_alone_what_is_in_use() {
     let mut bench = Bench::started(7, &["10.0.0.1"]);
-    let rules = Rules { notify: NotifyFlags(6), flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
-    let policy = Policy {
-        rules,
-        managers: vec![Box::new(Everything)],
-        connections: None,
-        paths: PathPolicy::default(),
-        debug: false,
-    };
-    bench.engine.handle(Input::Configure(policy), bench.now);
+    bench.engine.handle(Input::Configure(policy(6)), bench.now);
     assert_eq!(bench.commands(), []);
 }
 

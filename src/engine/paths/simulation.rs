@@ -20,7 +20,7 @@ use crate::event::{
     self, Address, AddressFlags, Announcement, Link, MptcpEvent, NetworkEvent, Reset, RouteAnswer, RoutingChange, Scope,
 };
 use crate::plugin::{self, PathManager};
-use crate::random::Random;
+use crate::random::{Random, for_every_seed};
 use crate::rules::PathPolicy;
 use crate::rules::{Interfaces, Rules};
 use crate::settings::Settings;
@@ -771,12 +771,5 @@ fn simulate(seed: u64, trace: bool) {
 
 #[test]
 fn whatever_happened_every_connection_has_its_paths_once_it_is_quiet_and_the_engine_sleeps() {
-    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    if let Some(seed) = number("MPTCPD_SIMULATION_SEED") {
-        return simulate(seed, true);
-    }
-    for seed in 0..number("MPTCPD_SIMULATION_SEEDS").unwrap_or(SEEDS) {
-        let result = std::panic::catch_unwind(|| simulate(seed, false));
-        assert!(result.is_ok(), "seed {seed} failed: replay it with MPTCPD_SIMULATION_SEED={seed}");
-    }
+    for_every_seed(SEEDS, simulate);
 }
