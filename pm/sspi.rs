@@ -3,16 +3,11 @@
 //! family of every interface but what the connection has, and closes nothing.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use mptcpd::plugin::{
-    Attempt, AttemptState, ConnectionView, LocalAddress, Manages, Memo, Origin, PathManager, Paths, Plugin, Remote,
-    Side, View, WantedAnnouncement,
+    ConnectionView, Manages, Memo, PathManager, Paths, Plugin, Side, View, WantedAnnouncement, by_preference,
 };
-use mptcpd::types::{AddressId, IfIndex};
-
-/// A join that has no answer for so long gives way to another of its interface.
-const PATIENCE: Duration = Duration::from_secs(5);
+use mptcpd::types::IfIndex;
 
 struct SingleSubflowPerInterface;
 
@@ -20,67 +15,13 @@ impl PathManager for SingleSubflowPerInterface {
     fn paths(&self, view: &View<'_>, connection: &ConnectionView<'_>, _: &mut Memo, want: &mut Paths) {
         match connection.side {
             Side::Client => {
-                for if_index in interfaces(view) {
-                    join(view, connection, if_index, want);
-                }
+                let candidates = by_preference(view).into_iter().filter_map(|index| connection.candidate(view, index));
+                candidates.for_each(|candidate| candidate.want(want));
                 // The peer may join too; one of the two on a link is too many.
                 want.only_these();
             }
             Side::Server => announce(view, connection, want),
         }
-    }
-}
-
-/// Interfaces with a usable address, the preferred first.
-fn interfaces(view: &View<'_>) -> Vec<IfIndex> {
-    let mut interfaces: Vec<_> = view.usable().map(|local| (local.order, local.if_index)).collect();
-    interfaces.sort_unstable();
-    interfaces.dedup_by_key(|(_, if_index)| *if_index);
-    interfaces.into_iter().map(|(_, if_index)| if_index).collect()
-}
-
-/// Wants the subflow that the interface has, or the one most likely to come about.
-fn join(view: &View<'_>, connection: &ConnectionView<'_>, if_index: IfIndex, want: &mut Paths) {
-    let locals = || view.usable().filter(move |local| local.if_index == if_index);
-    let sound = connection.subflows_on(if_index).filter(|flow| !flow.suspect);
-    // The initial one stays anyhow; of the others, the oldest.
-    if let Some(flow) = sound.min_by_key(|flow| (flow.origin != Origin::Initial, flow.since)) {
-        // It may come from an address that nothing new would come from, a temporary one for instance.
-        let mut locals = view.addresses().iter().filter(|local| local.if_index == if_index);
-        if let Some(local) = locals.find(|local| local.address == flow.local.ip()) {
-            want.subflow(local, &Remote { address: flow.remote, id: AddressId(0) });
-        }
-        return;
-    }
-    let pairs = locals().flat_map(|local| connection.remotes.iter().map(move |remote| (local, remote)));
-    let fitting = pairs.filter(|(local, remote)| local.address.is_ipv4() == remote.address.is_ipv4());
-    if let Some((local, remote)) = fitting.min_by_key(|(local, remote)| hopelessness(connection, local, remote)) {
-        want.subflow(local, remote);
-        if let Some(AttemptState::Pending(since)) = state_of(connection, local, remote).map(|attempt| attempt.state) {
-            want.wake_at(since + PATIENCE);
-        }
-    }
-}
-
-fn state_of<'a>(connection: &ConnectionView<'a>, local: &LocalAddress<'_>, remote: &Remote) -> Option<&'a Attempt> {
-    connection.attempts.iter().find(|attempt| {
-        attempt.local == local.address && attempt.if_index == local.if_index && attempt.remote == remote.address
-    })
-}
-
-/// The lower, the better: what is on its way, then what was there not long ago, then what has not been
-/// tried, then what failed least, then what may be tried first.
-fn hopelessness(connection: &ConnectionView<'_>, local: &LocalAddress<'_>, remote: &Remote) -> (u32, Option<Instant>) {
-    let Some(attempt) = state_of(connection, local, remote) else { return (2, None) };
-    let failed = |at| (attempt.failures.saturating_add(2), Some(at));
-    match attempt.state {
-        AttemptState::Pending(since) if since + PATIENCE > connection.now => (0, None),
-        // No answer yet: another may have one.
-        AttemptState::Pending(since) => (attempt.failures.saturating_add(3), Some(since)),
-        AttemptState::Wanted => (1, None),
-        AttemptState::Failed(_) if attempt.failures == 0 => (1, None),
-        AttemptState::Failed(time) | AttemptState::Refused(time) => failed(time),
-        AttemptState::NoRoute => (u32::MAX, None),
     }
 }
 
@@ -108,9 +49,14 @@ mptcpd::register_plugin!(Plugin {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use mptcpd::kit::{Connection, Host};
-    use mptcpd::plugin::Unusable;
+    use mptcpd::plugin::{AttemptState, Origin, Unusable};
+
+    /// As long as a join is waited for.
+    const PATIENCE: Duration = Duration::from_secs(5);
 
     const MANAGER: SingleSubflowPerInterface = SingleSubflowPerInterface;
 

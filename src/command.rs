@@ -128,6 +128,8 @@ pub enum SocketRequest {
     Connections(Family),
     /// Every TCP socket of that family that is connected, subflows and others.
     Subflows(Family),
+    /// Every TCP socket of that family that waits for the first answer to its request to connect.
+    Beginning(Family),
     /// The connection with that token; refused with [`Errno::NOENT`](crate::types::Errno::NOENT) if there is
     /// none (any more).
     Connection(Token),
@@ -143,13 +145,34 @@ pub enum SocketRequest {
     Destroy(SocketId),
 }
 
+impl From<PathCommand> for Request {
+    fn from(command: PathCommand) -> Self {
+        Self::Path(command)
+    }
+}
+
+impl From<SocketRequest> for Request {
+    fn from(request: SocketRequest) -> Self {
+        Self::Sockets(request)
+    }
+}
+
 impl SocketRequest {
+    /// Whether it is a dump, of which the kernel does one at a time.
+    #[must_use]
+    pub const fn is_dump(&self) -> bool {
+        match self {
+            Self::Listeners(_) | Self::Connections(_) | Self::Subflows(_) | Self::Beginning(_) => true,
+            Self::Connection(_) | Self::Subflow(_) | Self::Destroy(_) => false,
+        }
+    }
+
     /// Whether the answers are about connections and listeners, rather than about TCP sockets.
     #[must_use]
     pub const fn is_about_mptcp(&self) -> bool {
         match self {
             Self::Listeners(_) | Self::Connections(_) | Self::Connection(_) => true,
-            Self::Subflows(_) | Self::Subflow(_) | Self::Destroy(_) => false,
+            Self::Subflows(_) | Self::Beginning(_) | Self::Subflow(_) | Self::Destroy(_) => false,
         }
     }
 
@@ -158,7 +181,9 @@ impl SocketRequest {
     pub const fn is_about_one(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Subflow(_) => true,
-            Self::Listeners(_) | Self::Connections(_) | Self::Subflows(_) | Self::Destroy(_) => false,
+            Self::Listeners(_) | Self::Connections(_) | Self::Subflows(_) | Self::Beginning(_) | Self::Destroy(_) => {
+                false
+            }
         }
     }
 }
@@ -169,6 +194,7 @@ impl fmt::Display for SocketRequest {
             Self::Listeners(family) => write!(f, "list {family} listeners"),
             Self::Connections(family) => write!(f, "list {family} connections"),
             Self::Subflows(family) => write!(f, "list {family} subflows"),
+            Self::Beginning(family) => write!(f, "list {family} subflows that are begun"),
             Self::Connection(token) => write!(f, "look for connection: token {token}"),
             Self::Subflow(id) => write!(f, "look for subflow: {id}"),
             Self::Destroy(id) => write!(f, "reset subflow: {id}"),

@@ -6,6 +6,7 @@ mod file;
 mod interfaces;
 mod keyfile;
 mod layer;
+mod liveness;
 mod paths;
 mod plugin_dir;
 
@@ -235,7 +236,8 @@ impl Reading<'_> {
                 ("pm", Value::Table(managers)) => self.managers(managers)?,
                 ("interface", _) => self.interfaces(&entry.node)?,
                 ("paths", Value::Table(table)) => paths::read(table, &mut self.paths)?,
-                ("core" | "paths" | "pm", _) => {
+                ("liveness", Value::Table(table)) => liveness::read(table, &mut self.paths.liveness)?,
+                ("core" | "liveness" | "paths" | "pm", _) => {
                     return Err(entry.node.wrong_type(&entry.key, "expected a table").into());
                 }
                 (key, _) => return Err(entry.place.error(unknown_at_top(key)).into()),
@@ -351,7 +353,7 @@ fn unknown_at_top(key: &str) -> String {
     if layer::KEYS.contains(&key) {
         return format!("the key {} belongs into the table [core]", names::quoted(key));
     }
-    names::unknown("table or key", key, &["core", "interface", "paths", "pm"])
+    names::unknown("table or key", key, &["core", "interface", "liveness", "paths", "pm"])
 }
 
 /// The path manager chosen, and all that are to be loaded, by priority and name.

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use smallvec::{SmallVec, smallvec};
 
+use crate::diag::{Cookie, SocketId};
 use crate::event;
-use crate::plugin::Origin;
+use crate::plugin::{Health, Origin};
 use crate::types::{AddressId, IfIndex, Token};
 
 /// What is known of one connection.
@@ -49,8 +50,7 @@ pub(crate) struct Subflow {
     /// What this host asked of the peer.
     pub(crate) backup: bool,
     pub(crate) backup_by_peer: bool,
-    /// Its link or address is gone, or was.
-    pub(crate) suspect: bool,
+    pub(crate) health: Health,
     /// The kernel was told to close it.
     pub(crate) closing: bool,
     /// The peer withdrew its address.
@@ -126,7 +126,7 @@ impl Connection {
             origin: Origin::Initial,
             backup: false,
             backup_by_peer: false,
-            suspect: false,
+            health: Health::Sound,
             closing: false,
             withdrawn: false,
         };
@@ -177,7 +177,7 @@ impl Connection {
             origin,
             backup,
             backup_by_peer: told.backup,
-            suspect: false,
+            health: Health::Sound,
             closing: false,
             withdrawn: false,
         });
@@ -327,9 +327,20 @@ impl Subflow {
         self.remote.plain()
     }
 
+    /// What names its TCP socket, whichever it is by now.
+    pub(crate) fn socket(&self) -> SocketId {
+        let (local, remote) = (self.local.told(), self.remote.told());
+        SocketId { local, remote, if_index: self.if_index, cookie: Cookie::ANY }
+    }
+
     /// It carries data as far as is known.
     pub(crate) fn is_sound(&self) -> bool {
-        !self.suspect && !self.closing
+        self.health.is_sound() && !self.closing
+    }
+
+    /// Nothing takes its place: it is sound, or merely suspect.
+    pub(crate) fn stays(&self) -> bool {
+        !self.health.is_lost() && !self.closing
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::types::{AddressId, IfIndex, Token};
 
@@ -20,6 +21,35 @@ pub struct Socket {
     pub v6_only: bool,
     /// What Multipath TCP is to it.
     pub role: Role,
+    /// How its transfer goes, where it is a TCP socket.
+    pub transfer: Option<Transfer>,
+}
+
+/// How the transfer on a TCP socket goes (`struct tcp_info`, include/uapi/linux/tcp.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transfer {
+    /// Segments that were sent and are not acknowledged.
+    pub unacknowledged: u32,
+    /// Bytes of a segment, at most.
+    pub segment: u32,
+    /// Smoothed round-trip time.
+    pub round_trip: Duration,
+    /// Its mean deviation.
+    pub deviation: Duration,
+    /// The round-trip time as far as a receiver can tell; 0 if it cannot.
+    pub receiver_round_trip: Duration,
+    /// When the kernel would send again what is not acknowledged.
+    pub timeout: Duration,
+    /// How long ago the last acknowledgement came, of whatever.
+    pub last_acknowledgement: Duration,
+    /// How long ago data came; meaningless if none did.
+    pub last_data: Duration,
+    /// Bytes that the peer acknowledged (RFC 4898, `tcpEStatsAppHCThruOctetsAcked`).
+    pub acknowledged: u64,
+    /// Bytes that came in order (RFC 4898, `tcpEStatsAppHCThruOctetsReceived`).
+    pub received: u64,
+    /// Bytes per second that the peer acknowledged lately; 0 if that was not measured yet.
+    pub delivery_rate: u64,
 }
 
 /// What names a socket to the kernel.
@@ -77,6 +107,10 @@ pub struct ConnectionInfo {
     pub token: Token,
     /// It is a plain TCP connection by now.
     pub fallback: bool,
+    /// Number of the next byte to be sent.
+    pub write_sequence: u64,
+    /// Number of the first byte that has not come yet.
+    pub receive_next: u64,
 }
 
 /// What there is to know of a subflow (`MPTCP_SUBFLOW_ATTR_*`).

@@ -252,7 +252,10 @@ impl Engine {
             None => {}
         }
         self.begin_reading(now);
-        self.endpoints.begin_look(&mut self.outbox, now);
+        if self.endpoints.begin_look(&mut self.outbox, now) && self.manages_connections() {
+            // What is to be asked now and then is asked at the same time: an idle host wakes once.
+            self.paths.begin_check();
+        }
         if self.reading != Reading::Done {
             return;
         }
@@ -376,6 +379,8 @@ impl Engine {
             Answer::Socket(socket) => {
                 if self.manages_connections() {
                     self.listeners.collect(ticket, &socket);
+                    let liveness = self.policy.paths.liveness;
+                    self.paths.collect_socket(ticket, &socket, &liveness, &mut self.outbox, now);
                 }
             }
             Answer::Route(route) => {

@@ -25,8 +25,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::plugin::{
-    Attempt, AttemptState, ConnectionView, LocalAddress, Memo, Origin, PathManager, Paths, Remote, Side, Subflow,
-    Unusable, View,
+    Attempt, AttemptState, Cause, ConnectionView, Health, LocalAddress, Memo, Origin, PathManager, Paths, Remote, Side,
+    Subflow, Trouble, Unusable, View,
 };
 use crate::types::{AddressId, IfIndex, Token};
 
@@ -198,7 +198,7 @@ impl Connection {
             origin,
             since: self.now,
             backup_by_peer: false,
-            suspect: false,
+            health: Health::Sound,
         });
         self
     }
@@ -212,6 +212,20 @@ impl Connection {
     pub fn lost(mut self, local: &str) -> Self {
         let gone = end(local);
         self.subflows.retain(|flow| flow.local != gone);
+        self
+    }
+
+    /// The subflow with that local end has been in that state since the connection was established: nothing
+    /// if there is no such.
+    ///
+    /// # Panics
+    ///
+    /// If the end does not parse.
+    #[must_use]
+    pub fn with_health(mut self, local: &str, health: impl Fn(Trouble) -> Health, cause: Cause) -> Self {
+        let (local, since) = (end(local), self.now);
+        let flows = self.subflows.iter_mut().filter(|flow| flow.local == local);
+        flows.for_each(|flow| flow.health = health(Trouble { cause, since }));
         self
     }
 
@@ -236,7 +250,7 @@ impl Connection {
     #[must_use]
     pub fn tried(mut self, if_index: u32, local: &str, remote: &str, state: AttemptState, failures: u32) -> Self {
         let (local, remote, if_index) = (ip(local), end(remote), IfIndex(if_index));
-        self.attempts.push(Attempt { local, if_index, remote, state, failures });
+        self.attempts.push(Attempt { local, if_index, remote, state, failures, lost: None });
         self
     }
 

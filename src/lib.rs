@@ -18,6 +18,7 @@ pub mod event;
 mod exit;
 pub mod kit;
 mod listing;
+mod liveness;
 mod log;
 mod names;
 mod network;

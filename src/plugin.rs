@@ -2,6 +2,7 @@
 //! those compiled in. Nothing here talks to the kernel or decides how a want is made true.
 
 mod paths;
+mod preference;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,9 +12,10 @@ use crate::types::{EndpointFlags, IfIndex};
 
 pub use inventory;
 pub use paths::{
-    Attempt, AttemptState, ConnectionView, Memo, Origin, Paths, Remote, Side, Subflow, WantedAnnouncement,
-    WantedSubflow,
+    Attempt, AttemptState, Cause, ConnectionView, Health, Memo, Origin, Paths, Remote, Side, Subflow, Trouble,
+    WantedAnnouncement, WantedSubflow,
 };
+pub use preference::{Candidate, by_preference};
 
 /// A policy: given what is known, it states what it wants. The engine makes it so and keeps it so.
 ///

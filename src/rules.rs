@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::event::Scope;
+use crate::liveness::LivenessPolicy;
 use crate::network::{Address, Link, Met, Verdict};
 use crate::plugin::{LocalAddress, Unusable};
 use crate::types::{EndpointFlags, Family, IfIndex, NotifyFlags};
@@ -35,6 +36,7 @@ pub(crate) struct PathPolicy {
     pub(crate) longest_retry: Duration,
     /// nor beyond this while the connection is younger than a minute.
     pub(crate) longest_early_retry: Duration,
+    pub(crate) liveness: LivenessPolicy,
 }
 
 impl Default for PathPolicy {
@@ -44,6 +46,7 @@ impl Default for PathPolicy {
             first_retry: Duration::from_secs(1),
             longest_retry: Duration::from_secs(300),
             longest_early_retry: Duration::from_secs(10),
+            liveness: LivenessPolicy::default(),
         }
     }
 }

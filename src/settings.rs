@@ -10,6 +10,7 @@ use std::fmt;
 use std::ops::{Deref, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::names;
 use tree::{Node, Table, Value};
@@ -92,6 +93,15 @@ impl Settings {
     /// If the value is neither.
     pub fn boolean(&mut self, key: &str) -> Result<Option<bool>, SettingsError> {
         self.ask(key).map(|node| node.boolean(key)).transpose()
+    }
+
+    /// A time such as "250ms" or "2s", within `range` of milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// If the value is none, or is out of range.
+    pub fn duration(&mut self, key: &str, range: RangeInclusive<u64>) -> Result<Option<Duration>, SettingsError> {
+        self.ask(key).map(|node| node.duration(key, range)).transpose()
     }
 
     /// A string, which may be empty.

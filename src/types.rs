@@ -247,6 +247,12 @@ impl Errno {
     pub const INVAL: Self = Self(22);
     /// More endpoints than the kernel takes.
     pub const RANGE: Self = Self(34);
+    /// The kernel was built without it.
+    pub const OPNOTSUPP: Self = Self(95);
+    /// Somebody on this host ended it.
+    pub const CONNABORTED: Self = Self(103);
+    /// The peer, or something between, reset it.
+    pub const CONNRESET: Self = Self(104);
     /// A socket's queue was full and messages were lost.
     pub const NOBUFS: Self = Self(105);
 }

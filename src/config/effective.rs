@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::interfaces::to_toml;
-use super::{Config, paths};
+use super::{Config, liveness, paths};
 use crate::names;
 use crate::rules::built_in;
 use crate::settings::Settings;
@@ -26,6 +26,7 @@ pub(crate) fn effective_toml(config: &Config) -> String {
     }
     text.push_str(&plugin_dir(&config.plugin_dir));
     text.push_str(&paths::to_toml(&config.paths));
+    text.push_str(&liveness::to_toml(&config.paths.liveness));
     text.push_str(&interfaces(config));
     for (name, settings) in &config.settings {
         text.push_str(&table(name, settings, &config.plugin_dir.join(format!("{name}.toml"))));

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::liveness::LivenessPolicy;
 use crate::plugin::Manages;
 use crate::random::Random;
 
@@ -279,6 +280,20 @@ fn there_may_be_many_rules_but_not_any_number() {
 }
 
 #[test]
+fn how_silent_paths_are_looked_for_is_told_in_times_with_units_or_not_at_all() {
+    let millis = std::time::Duration::from_millis;
+    let host = Host::with("[liveness]\nblackhole = \"2s\"\npoll = \"50 ms\"\nreturn-delay = \"1500ms\"\n");
+    let config = host.loaded(&[]).config;
+    let expected = LivenessPolicy { blackhole: Some(millis(2000)), poll: millis(50), return_delay: millis(1500) };
+    assert_eq!(config.paths.liveness, expected);
+    host.write("mptcpd.conf", effective_toml(&config));
+    assert_eq!(host.loaded(&[]).config.paths.liveness, expected);
+    let off = Host::with("[liveness]\nblackhole = false\n").loaded(&[]).config;
+    assert_eq!(off.paths.liveness, LivenessPolicy { blackhole: None, ..LivenessPolicy::default() });
+    assert!(effective_toml(&off).contains("blackhole = false\n"));
+}
+
+#[test]
 fn how_paths_are_tried_is_told_key_by_key_and_a_drop_in_changes_what_it_names() {
     let host = Host::with("[paths]\nmax-subflows = 3\nfirst-retry = 2\n");
     host.write("mptcpd.conf.d/a.toml", "[paths]\nfirst-retry = 4\nlongest-retry = 60\nlongest-early-retry = 5\n");
@@ -289,6 +304,7 @@ fn how_paths_are_tried_is_told_key_by_key_and_a_drop_in_changes_what_it_names() 
         first_retry: seconds(4),
         longest_retry: seconds(60),
         longest_early_retry: seconds(5),
+        ..PathPolicy::default()
     };
     assert_eq!(config.paths, expected);
     assert_eq!(Host::with("").loaded(&[]).config.paths, PathPolicy::default());
@@ -301,7 +317,7 @@ fn how_paths_are_tried_is_told_key_by_key_and_a_drop_in_changes_what_it_names() 
 fn the_rules_in_force_are_shown_with_number_and_place_and_so_are_those_built_in() {
     let host = Host::with("[[interface]]\nmatch = 'a*'\nuse = false\n");
     let text = effective_toml(&host.loaded(&[]).config).replace(host.root.to_str().unwrap(), "@");
-    let (_, text) = text.split_once("early-retry = 10\n\n").unwrap();
+    let (_, text) = text.split_once("return-delay = \"0ms\"\n\n").unwrap();
     let (rules, built_in) = text.split_once("\n\n").unwrap();
     assert_eq!(rules, "# rule 1, from @/mptcpd.conf:1:1\n[[interface]]\nmatch = [\"a*\"]\nuse = false");
     assert!(built_in.lines().all(|line| line.starts_with("# ")), "{built_in}");
@@ -313,7 +329,10 @@ fn the_rules_in_force_are_shown_with_number_and_place_and_so_are_those_built_in(
 #[test]
 fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest() {
     for (text, error) in [
-        ("[cor]\n", "1:2: unknown table or key \"cor\" (did you mean \"core\"?), valid: core, interface, paths, pm"),
+        (
+            "[cor]\n",
+            "1:2: unknown table or key \"cor\" (did you mean \"core\"?), valid: core, interface, liveness, paths, pm",
+        ),
         ("log = 'null'", "1:1: the key \"log\" belongs into the table [core]"),
         ("core = 1", "1:8: core: 1 is an integer, expected a table"),
         ("[[core]]", "1:1: core: [{}] is an array, expected a table"),
@@ -373,6 +392,27 @@ fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest()
             "[paths]\nmax-subflow = 3",
             "2:1: unknown key of [paths] \"max-subflow\" (did you mean \"max-subflows\"?), \
              valid: max-subflows, first-retry, longest-retry, longest-early-retry",
+        ),
+        ("liveness = 1", "1:12: liveness: 1 is an integer, expected a table"),
+        (
+            "[liveness]\nblackhole = true",
+            "2:13: blackhole: true is a boolean, expected false or a time such as \"250ms\"",
+        ),
+        (
+            "[liveness]\nblackhole = \"49ms\"",
+            "2:13: blackhole: \"49ms\" is none, expected a time from 50ms to 10s, such as \"250ms\" or \"2s\"",
+        ),
+        (
+            "[liveness]\npoll = 20",
+            "2:8: poll: 20 is an integer, expected a time from 5ms to 1s, such as \"250ms\" or \"2s\"",
+        ),
+        (
+            "[liveness]\nreturn-delay = \"1m\"",
+            "2:16: return-delay: \"1m\" is none, expected a time from 0ms to 600s, such as \"250ms\" or \"2s\"",
+        ),
+        (
+            "[liveness]\npol = \"1s\"",
+            "2:1: unknown key of [liveness] \"pol\" (did you mean \"poll\"?), valid: blackhole, poll, return-delay",
         ),
         ("[paths]\nmax-subflows = 0", "2:16: max-subflows: 0 is out of range, expected an integer from 1 to 255"),
         (

@@ -22,7 +22,8 @@ impl Engine {
 
     /// Takes the end of a request for connections; whether it was one.
     pub(super) fn end_of_paths(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) -> bool {
-        self.listeners.end(ticket, result, now) || self.paths.end(ticket, result, &self.policy.paths, now)
+        self.listeners.end(ticket, result, now)
+            || self.paths.end(ticket, result, &self.policy.paths, (&mut self.outbox, now))
     }
 
     pub(super) fn path_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {

@@ -8,39 +8,41 @@ mod announce;
 mod attempts;
 mod converge;
 mod managed;
+mod renewal;
 #[cfg(test)]
 #[cfg(all(feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
 mod simulation;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use self::converge::Work;
 use self::managed::{Asked, Managed};
+use self::renewal::Renewal;
 use self::table::Table;
+use self::watch::Check;
 use super::ids::Ids;
 use super::listeners::Listeners;
 use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
-use crate::command::{PathCommand, Request, RouteQuestion};
+use crate::command::{Request, RouteQuestion};
 use crate::connections::Closed;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
+use crate::liveness::Liveness;
 use crate::plugin::{Memo, PathManager, View};
 use crate::rules::PathPolicy;
 use crate::types::{EndpointFlags, IfIndex, Token};
 
 /// When so many connections in a row needed nothing, the next will hardly either.
 const CALM: u32 = 8;
-/// Each connection is asked for once in so long.
-const CHECKED_WITHIN: Duration = Duration::from_secs(60);
-const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// What is put out before the loop turns.
 const MOST_SENT: usize = 64;
 /// Connections looked at before the loop turns.
@@ -77,15 +79,16 @@ pub(super) struct Paths {
     /// Connections looked at since one needed anything.
     calm: u32,
     check: Check,
-}
-
-/// Whether connections are still there is asked now and then: the kernel does not tell of one that its
-/// peer aborted (MP_FASTCLOSE; net/mptcp/protocol.c, `mptcp_check_fastclose`).
-#[derive(Debug, Default)]
-struct Check {
-    /// The next in the table.
-    place: usize,
-    at: Option<Instant>,
+    liveness: Liveness,
+    renewal: Renewal,
+    /// The kernel closes sockets on demand, as far as is known.
+    resets: bool,
+    /// Subflows that were to be reset and could not.
+    not_reset: Vec<(Token, SocketAddr, SocketAddr)>,
+    /// Addresses that became usable not long ago, and when they may be used.
+    fresh: Vec<(IpAddr, IfIndex, Instant)>,
+    /// Which addresses are usable was known before.
+    knows_usable: bool,
 }
 
 /// What is needed to decide about connections.
@@ -116,6 +119,12 @@ impl Paths {
             unannounced: Vec::new(),
             calm: 0,
             check: Check::default(),
+            liveness: Liveness::default(),
+            renewal: Renewal::default(),
+            resets: true,
+            not_reset: Vec::new(),
+            fresh: Vec::new(),
+            knows_usable: false,
         }
     }
 
@@ -155,6 +164,7 @@ impl Paths {
         if self.live.insert(told.token, managed) {
             // The token is another connection's now: what is said of the former does not matter any more.
             self.asked.retain(|(_, token, _)| *token != told.token);
+            self.liveness.forget(told.token);
         }
     }
 
@@ -179,6 +189,7 @@ impl Paths {
             self.closed.bury(token, now);
             self.asked.retain(|(_, asked, _)| *asked != token);
             self.unrouted.remove(&token);
+            self.liveness.forget(token);
         }
     }
 
@@ -242,8 +253,16 @@ impl Paths {
 
     /// No answer will come to what was asked.
     pub(super) fn forget_requests(&mut self) {
+        self.renewal.forget();
         for (_, token, asked) in std::mem::take(&mut self.asked) {
-            self.change(token, |managed| managed.unanswered(asked));
+            let looks = matches!(asked, Asked::Look(..));
+            if looks {
+                self.liveness.forget(token);
+            }
+            self.change(token, |managed| {
+                managed.watched = if looks { 0 } else { managed.watched };
+                managed.unanswered(asked) || looks
+            });
         }
     }
 
@@ -261,14 +280,19 @@ impl Paths {
 
     /// Whether there is work that waits for nothing.
     pub(super) fn has_work(&self) -> bool {
-        let queued = !self.dirty.is_empty() || !self.sweep.is_empty();
-        queued || self.view_changed || self.rerouted || (!self.crowded.is_empty() && self.ways.has_room())
+        let queued = !self.dirty.is_empty() || !self.sweep.is_empty() || !self.not_reset.is_empty();
+        queued
+            || self.view_changed
+            || self.rerouted
+            || self.check.has_work()
+            || self.renewal.has_work()
+            || (!self.crowded.is_empty() && self.ways.has_room())
     }
 
     /// When there will be work.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((time, _))| *time);
-        [timer, self.check.at].into_iter().flatten().min()
+        [timer, self.liveness.deadline(), self.renewal.deadline()].into_iter().flatten().min()
     }
 
     /// Looks at some of the connections that are to be looked at.
@@ -276,7 +300,7 @@ impl Paths {
         self.expire(host.now);
         if std::mem::take(&mut self.view_changed) {
             self.calm = 0;
-            self.begin_sweep(host.view);
+            self.begin_sweep(host);
         }
         if std::mem::take(&mut self.rerouted) {
             for token in std::mem::take(&mut self.unrouted) {
@@ -292,33 +316,10 @@ impl Paths {
             self.converge(token, host, listeners, outbox);
         }
         self.tidy_timers();
-        self.check(host.now, outbox);
-    }
-
-    /// Asks for some of the connections whether they are still there: each in its turn, a few at a time.
-    fn check(&mut self, now: Instant, outbox: &mut Outbox) {
-        let count = self.live.len();
-        if count == 0 {
-            self.check = Check::default();
-            return;
-        }
-        let pause = (CHECKED_WITHIN / u32::try_from(count).unwrap_or(u32::MAX)).max(LEAST_PAUSE);
-        if self.check.at.is_none_or(|at| at > now) {
-            // The more there are, the sooner the next.
-            self.check.at = Some(self.check.at.map_or(now + pause, |at| at.min(now + pause)));
-            return;
-        }
-        // One, but of very many as many as are due in the shortest pause.
-        let due =
-            LEAST_PAUSE.as_millis().saturating_mul(count.try_into().unwrap_or(u128::MAX)) / CHECKED_WITHIN.as_millis();
-        for _ in 0..usize::try_from(due).unwrap_or(MOST_SENT).clamp(1, MOST_SENT) {
-            let (token, place) = self.live.next_from(self.check.place);
-            self.check.place = place;
-            let Some(token) = token else { break };
-            let ticket = outbox.send(Request::Path(PathCommand::Probe(token)), now);
-            self.asked.push_back((ticket, token, Asked::Check));
-        }
-        self.check.at = Some(now + pause);
+        self.close_what_was_not_reset(outbox, host.now);
+        self.begin_renewal(outbox, host.now);
+        self.look(outbox, host.now);
+        self.check(outbox, host.now);
     }
 
     /// The next connection to be looked at: what happened to one comes before what may concern it.
@@ -352,19 +353,34 @@ impl Paths {
         }
     }
 
-    /// Every connection is to be looked at; those that still wait for an earlier sweep come first.
-    fn begin_sweep(&mut self, view: &View<'_>) {
-        let mut usable: Vec<_> = view.usable().map(|local| (local.address, local.if_index)).collect();
-        usable.sort_unstable();
-        let former = std::mem::replace(&mut self.usable, usable);
-        let returned = self.usable.iter().filter(|pair| former.binary_search(pair).is_err());
-        let returned: Vec<IpAddr> = returned.map(|(address, _)| *address).collect();
+    /// Every connection is to be looked at; those that still wait for an earlier sweep come first, then the
+    /// busiest.
+    fn begin_sweep(&mut self, host: &Host<'_>) {
+        let returned = self.take_usable(host);
+        let mut swept = Vec::new();
         for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
             managed.forgive(&returned);
             if !std::mem::replace(&mut managed.swept, true) {
-                self.sweep.push_back(token);
+                swept.push((self.liveness.rate(token), token));
             }
         }
+        swept.sort_by_key(|(rate, _)| Reverse(*rate));
+        self.sweep.extend(swept.into_iter().map(|(_, token)| token));
+    }
+
+    /// Takes the addresses that are usable now; says which are so that were not before.
+    fn take_usable(&mut self, host: &Host<'_>) -> Vec<IpAddr> {
+        let mut usable: Vec<_> = host.view.usable().map(|local| (local.address, local.if_index)).collect();
+        usable.sort_unstable();
+        let former = std::mem::replace(&mut self.usable, usable);
+        let returned = self.usable.iter().filter(|pair| former.binary_search(pair).is_err());
+        let delay = host.policy.liveness.return_delay;
+        self.fresh.retain(|(.., from)| *from > host.now);
+        if std::mem::replace(&mut self.knows_usable, true) && !delay.is_zero() {
+            let fresh = returned.clone().map(|(address, if_index)| (*address, *if_index, host.now + delay));
+            self.fresh.extend(fresh);
+        }
+        returned.map(|(address, _)| *address).collect()
     }
 
     /// The question that a ticket stands for, if it is one about a route.
@@ -386,18 +402,24 @@ impl Paths {
         ticket: Ticket,
         result: Result<(), Failure<'_>>,
         policy: &PathPolicy,
-        now: Instant,
+        (outbox, now): (&mut Outbox, Instant),
     ) -> bool {
+        if self.end_renewal(ticket, result, outbox, now) {
+            return true;
+        }
         let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
         let Some((_, token, asked)) = self.asked.remove(place) else { return false };
+        if asked.is_about_socket() {
+            self.end_of_socket(token, asked, result, &policy.liveness, (outbox, now));
+            return true;
+        }
         match result {
             Ok(()) | Err(Failure::Interrupted) => self.change(token, |managed| managed.accepted(asked)),
             // net/mptcp/pm_userspace.c, `mptcp_userspace_pm_get_sock`.
             Err(Failure::Refused(refusal)) if refusal.text == "invalid token" => {
                 self.forget(token, now);
                 if asked == Asked::Check {
-                    // The last of the table is in its place now; and where there is one, there are more.
-                    self.check = Check { place: self.check.place.saturating_sub(1), at: Some(now) };
+                    self.check.gone(self.live.len());
                 }
             }
             Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),

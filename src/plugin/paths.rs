@@ -1,5 +1,6 @@
 //! What a path manager is shown of one connection, and the paths that it may want for it.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -61,8 +62,79 @@ pub struct Subflow {
     pub since: Instant,
     /// The peer wishes it to carry data only when no other can.
     pub backup_by_peer: bool,
-    /// Its link or its address is gone, or was for a while: it may be there in name only.
-    pub suspect: bool,
+    /// How it fares.
+    pub health: Health,
+}
+
+/// How an established subflow fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing speaks against it.
+    Sound,
+    /// It may be there in name only: its link or address was away for a while, or no answer comes on it
+    /// and there is nothing to tell whether that is its own fault.
+    Suspect(Trouble),
+    /// It carries nothing, and is closed as soon as another works.
+    Dead(Trouble),
+}
+
+/// What a path suffers from, or was lost to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What happened.
+    pub cause: Cause,
+    /// Since when, or when.
+    pub since: Instant,
+}
+
+/// What can happen to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Its link is gone, down or without carrier.
+    Link,
+    /// Its address is gone or not valid any more.
+    Address,
+    /// What was sent on it is not acknowledged, or what the peer sent on it does not come, while other
+    /// paths work.
+    Silence,
+    /// Somebody reset it: the peer, something between, or somebody on this host.
+    Reset,
+    /// The kernel gave it up after many retransmissions.
+    TimedOut,
+    /// The peer closed it.
+    Closed,
+}
+
+impl Health {
+    /// Whether nothing speaks against it.
+    #[must_use]
+    pub const fn is_sound(self) -> bool {
+        matches!(self, Self::Sound)
+    }
+
+    /// Whether it must be replaced: dead, or back from the dead. One on which answers are merely missed
+    /// may still be the best there is.
+    #[must_use]
+    pub const fn is_lost(self) -> bool {
+        match self {
+            Self::Sound => false,
+            Self::Suspect(trouble) => !matches!(trouble.cause, Cause::Silence),
+            Self::Dead(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Link => "its link is down",
+            Self::Address => "its address is gone",
+            Self::Silence => "no answer comes",
+            Self::Reset => "it was reset",
+            Self::TimedOut => "it timed out",
+            Self::Closed => "the peer closed it",
+        })
+    }
 }
 
 /// Who opened a subflow.
@@ -89,6 +161,8 @@ pub struct Attempt {
     pub state: AttemptState,
     /// How often it failed in a row.
     pub failures: u32,
+    /// What it was lost to, if it was there before and is to come back.
+    pub lost: Option<Trouble>,
 }
 
 /// How a path that is not established stands.
@@ -110,7 +184,7 @@ impl<'a> ConnectionView<'a> {
     /// Whether a subflow from that address to that one is established and sound.
     #[must_use]
     pub fn is_up(&self, local: IpAddr, remote: SocketAddr) -> bool {
-        self.subflows.iter().any(|flow| !flow.suspect && flow.local.ip() == local && flow.remote == remote)
+        self.subflows.iter().any(|flow| !flow.health.is_lost() && flow.local.ip() == local && flow.remote == remote)
     }
 
     /// The subflows of an interface.
@@ -131,6 +205,7 @@ pub struct Paths {
     pub(crate) announcements: Vec<WantedAnnouncement>,
     pub(crate) wake_at: Option<Instant>,
     pub(crate) only_these: bool,
+    pub(crate) watch_single: bool,
 }
 
 /// A subflow wanted: that one, whoever opened it, or else a new one.
@@ -161,8 +236,17 @@ pub struct WantedAnnouncement {
 impl Paths {
     /// Wants a subflow; wanting the same again wants one more of them.
     pub fn subflow(&mut self, local: &LocalAddress<'_>, remote: &Remote) {
+        self.push(local, remote, local.backup);
+    }
+
+    /// The same, but one that is to carry data only when no other can, whatever the rules say.
+    pub fn backup_subflow(&mut self, local: &LocalAddress<'_>, remote: &Remote) {
+        self.push(local, remote, true);
+    }
+
+    fn push(&mut self, local: &LocalAddress<'_>, remote: &Remote, backup: bool) {
         if local.address.is_ipv4() == remote.address.is_ipv4() {
-            let (local, if_index, backup) = (local.address, local.if_index, local.backup);
+            let (local, if_index) = (local.address, local.if_index);
             self.subflows.push(WantedSubflow { local, if_index, remote: remote.address, backup });
         }
     }
@@ -185,6 +269,13 @@ impl Paths {
         self.only_these = true;
     }
 
+    /// Has the connection watched for answers that do not come also while it has one subflow only, because
+    /// another would then be wanted: it turns [suspect](Health::Suspect), as there is nothing to compare
+    /// it with. With several, that is done in any case.
+    pub fn watch_single(&mut self) {
+        self.watch_single = true;
+    }
+
     /// The subflows wanted so far.
     #[must_use]
     pub fn subflows(&self) -> &[WantedSubflow] {
@@ -202,5 +293,6 @@ impl Paths {
         self.announcements.clear();
         self.wake_at = None;
         self.only_these = false;
+        self.watch_single = false;
     }
 }

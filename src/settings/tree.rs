@@ -5,6 +5,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
@@ -129,6 +130,16 @@ impl Node {
         }
     }
 
+    /// A time such as "250ms" or "2s", within a range of milliseconds.
+    pub(crate) fn duration(&self, key: &str, range: RangeInclusive<u64>) -> Result<Duration, SettingsError> {
+        let (least, most) = (shown(Duration::from_millis(*range.start())), shown(Duration::from_millis(*range.end())));
+        let expected = format!("expected a time from {least} to {most}, such as \"250ms\" or \"2s\"");
+        let Value::Text(text) = &self.value else { return Err(self.wrong_type(key, &expected)) };
+        let millis = milliseconds(text).filter(|millis| range.contains(millis));
+        let error = || self.error(format!("{key}: {} is none, {expected}", names::quoted(text)));
+        millis.map(Duration::from_millis).ok_or_else(error)
+    }
+
     pub(crate) fn text(&self, key: &str) -> Result<Text, SettingsError> {
         match &self.value {
             Value::Text(text) => Ok(Text::new(text, &self.place)),
@@ -186,6 +197,22 @@ impl fmt::Display for Table {
         let entries = self.entries.iter().map(|entry| format!("{} = {}", key(&entry.key), entry.node.value));
         let entries: Vec<String> = entries.collect();
         if entries.is_empty() { f.write_str("{}") } else { write!(f, "{{ {} }}", entries.join(", ")) }
+    }
+}
+
+/// A time in the form in which it is read.
+pub(crate) fn shown(time: Duration) -> String {
+    let millis = time.as_millis();
+    if millis % 1000 == 0 && millis > 0 { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
+}
+
+fn milliseconds(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let number: u64 = number.parse().ok()?;
+    match unit.trim_start() {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        _ => None,
     }
 }
 

@@ -2,12 +2,14 @@
 //! (include/uapi/linux/inet_diag.h). Attributes of later kernels are skipped.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 
 use super::{Attribute, DecodeError, Encoder, Message, attributes, family, ne_u32};
 use crate::command::SocketRequest;
-use crate::diag::{ConnectionInfo, Cookie, Role, Socket, SocketId, SubflowFlags, SubflowInfo, TcpState};
+use crate::diag::{ConnectionInfo, Cookie, Role, Socket, SocketId, SubflowFlags, SubflowInfo, TcpState, Transfer};
+
 use crate::types::{AddressId, Family, IfIndex, Token};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -43,6 +45,7 @@ const ALL_STATES: u32 = 0xfff;
 const LISTEN: u32 = 1 << TcpState::LISTEN.0;
 /// TCP sockets in this state belong to nobody, and are none of a connection's.
 const TIME_WAIT: u32 = 1 << 6;
+const SYN_SENT: u32 = 1 << TcpState::SYN_SENT.0;
 
 /// Encodes a request:
 ///
@@ -58,14 +61,16 @@ pub fn encode_request(encoder: &mut Encoder, sequence: u32, wanted: &SocketReque
         SocketRequest::Listeners(_) => (LISTEN, true),
         SocketRequest::Connections(_) | SocketRequest::Connection(_) => (ALL_STATES & !LISTEN, true),
         SocketRequest::Subflows(_) => (ALL_STATES & !LISTEN & !TIME_WAIT, false),
+        SocketRequest::Beginning(_) => (SYN_SENT, false),
         SocketRequest::Subflow(_) | SocketRequest::Destroy(_) => (ALL_STATES, false),
     };
     let (kind, flags) = match wanted {
         SocketRequest::Destroy(_) => (SOCK_DESTROY, NLM_F_ACK),
         SocketRequest::Connection(_) | SocketRequest::Subflow(_) => (SOCK_DIAG_BY_FAMILY, 0),
-        SocketRequest::Listeners(_) | SocketRequest::Connections(_) | SocketRequest::Subflows(_) => {
-            (SOCK_DIAG_BY_FAMILY, NLM_F_DUMP)
-        }
+        SocketRequest::Listeners(_)
+        | SocketRequest::Connections(_)
+        | SocketRequest::Subflows(_)
+        | SocketRequest::Beginning(_) => (SOCK_DIAG_BY_FAMILY, NLM_F_DUMP),
     };
     encoder.begin(kind, NLM_F_REQUEST | flags, sequence);
     encoder.put(&[wanted_family(wanted), IPPROTO_TCP, 1 << (attr::INFO - 1), 0]);
@@ -79,12 +84,13 @@ pub fn encode_request(encoder: &mut Encoder, sequence: u32, wanted: &SocketReque
 
 fn wanted_family(wanted: &SocketRequest) -> u8 {
     match wanted {
-        SocketRequest::Listeners(family) | SocketRequest::Connections(family) | SocketRequest::Subflows(family) => {
-            match family {
-                Family::V4 => 2,
-                Family::V6 => 10,
-            }
-        }
+        SocketRequest::Listeners(family)
+        | SocketRequest::Connections(family)
+        | SocketRequest::Subflows(family)
+        | SocketRequest::Beginning(family) => match family {
+            Family::V4 => 2,
+            Family::V6 => 10,
+        },
         // A token needs none, but 0 is refused.
         SocketRequest::Connection(_) => 2,
         SocketRequest::Subflow(id) | SocketRequest::Destroy(id) => family(id.local.ip()),
@@ -97,6 +103,7 @@ fn put_id(encoder: &mut Encoder, wanted: &SocketRequest) {
         SocketRequest::Listeners(_)
         | SocketRequest::Connections(_)
         | SocketRequest::Subflows(_)
+        | SocketRequest::Beginning(_)
         | SocketRequest::Connection(_) => None,
     };
     let port = |end: Option<SocketAddr>| end.map_or(0, |end| end.port()).to_be_bytes();
@@ -135,12 +142,19 @@ pub fn decode_socket(message: &Message<'_>, asked: &SocketRequest) -> Result<Opt
     let short = DecodeError::Short(72, message.payload.len());
     let (header, rest) = message.payload.split_first_chunk::<72>().ok_or(short)?;
     let Some(id) = decode_id(header)? else { return Ok(None) };
-    let mut socket =
-        Socket { id, state: TcpState(header[1]), inode: ne_u32(header, 68)?, v6_only: false, role: Role::Other };
+    let mut socket = Socket {
+        id,
+        state: TcpState(header[1]),
+        inode: ne_u32(header, 68)?,
+        v6_only: false,
+        role: Role::Other,
+        transfer: None,
+    };
     for attribute in attributes(rest) {
         let attribute = attribute?;
         match attribute.kind {
             attr::INFO if asked.is_about_mptcp() => socket.role = Role::Connection(decode_connection(&attribute)?),
+            attr::INFO => socket.transfer = decode_transfer(attribute.value),
             attr::SKV6ONLY => socket.v6_only = attribute.u8()? != 0,
             attr::ULP_INFO => {
                 if let Some(subflow) = decode_subflow(attribute.value)? {
@@ -172,12 +186,44 @@ fn decode_id(header: &[u8; 72]) -> Result<Option<SocketId>, DecodeError> {
     }))
 }
 
-/// `struct mptcp_info`: u8[8], u32 flags, u32 token, and what later kernels append.
+/// `struct tcp_info` up to `tcpi_delivery_rate` (Linux 4.9); `None` if it is shorter.
+///
+/// ```text
+/// u8[8]  u32 rto, ato, snd_mss, rcv_mss, unacked, ... last_data_recv (52), last_ack_recv (56, ms),
+/// ... rtt (68), rttvar (us), ... rcv_rtt (92), ... u64 bytes_acked (120), bytes_received, ... delivery_rate (160)
+/// ```
+fn decode_transfer(info: &[u8]) -> Option<Transfer> {
+    let word = |at| ne_u32(info, at).ok();
+    let long = |at| super::chunk(info, at).map(u64::from_ne_bytes).ok();
+    let millis = |at| word(at).map(|value| Duration::from_millis(value.into()));
+    let micros = |at| word(at).map(|value| Duration::from_micros(value.into()));
+    Some(Transfer {
+        timeout: micros(8)?,
+        segment: word(16)?,
+        unacknowledged: word(24)?,
+        last_data: millis(52)?,
+        last_acknowledgement: millis(56)?,
+        round_trip: micros(68)?,
+        deviation: micros(72)?,
+        receiver_round_trip: micros(92)?,
+        acknowledged: long(120)?,
+        received: long(128)?,
+        delivery_rate: long(160)?,
+    })
+}
+
+/// `struct mptcp_info`: u8[8], u32 flags, u32 token, u64 write_seq, snd_una, rcv_nxt, and what later kernels
+/// append.
 fn decode_connection(info: &Attribute<'_>) -> Result<ConnectionInfo, DecodeError> {
     let short = |_| DecodeError::AttributeShort(info.kind, 16, info.value.len());
     let flags = ne_u32(info.value, 8).map_err(short)?;
     let token = Token(ne_u32(info.value, 12).map_err(short)?);
-    Ok(ConnectionInfo { token, fallback: flags & 1 != 0 })
+    let long = |at| {
+        super::chunk(info.value, at)
+            .map(u64::from_ne_bytes)
+            .map_err(|_| DecodeError::AttributeShort(info.kind, 40, info.value.len()))
+    };
+    Ok(ConnectionInfo { token, fallback: flags & 1 != 0, write_sequence: long(16)?, receive_next: long(32)? })
 }
 
 /// Neither nest has the flag NLA_F_NESTED. `None` if it is no subflow, or one on its way out.

@@ -23,12 +23,15 @@ impl Endpoints {
         }
     }
 
-    pub(in crate::engine) fn begin_look(&mut self, outbox: &mut Outbox, now: Instant) {
-        if now >= self.next_look && matches!(self.look, Look::Idle) && self.commands.is_empty() {
+    /// Says whether a look begins.
+    pub(in crate::engine) fn begin_look(&mut self, outbox: &mut Outbox, now: Instant) -> bool {
+        let begins = now >= self.next_look && matches!(self.look, Look::Idle) && self.commands.is_empty();
+        if begins {
             let ticket = outbox.send(Request::Pm(PmCommand::DumpEndpoints), now);
             self.look = Look::Endpoints(ticket, Vec::new());
             self.next_look = now + LOOK_INTERVAL;
         }
+        begins
     }
 
     pub(in crate::engine) fn collect(&mut self, ticket: Ticket, endpoint: Endpoint, now: Instant) {

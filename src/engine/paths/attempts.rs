@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use crate::connections::Subflow;
 use crate::engine::retry::Backoff;
 use crate::event;
-use crate::plugin::{self, AttemptState, Origin, WantedSubflow};
+use crate::plugin::{self, AttemptState, Cause, Origin, Trouble, WantedSubflow};
 use crate::rules::PathPolicy;
-use crate::types::{IfIndex, Token};
+use crate::types::{Errno, IfIndex, Token};
 
 /// A path that was tried, or is to be.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +22,11 @@ pub(super) struct Attempt {
     pub(super) backup: bool,
     /// One more try, soon, before pauses begin: the far end of a link wakes later than this one.
     again: bool,
-    /// It was lost before.
-    was_lost: bool,
+    /// It was there before, and what it was lost to.
+    pub(super) lost: Option<Trouble>,
+    /// Its join that got no answer is being called off, so that the next is not as far away as the kernel
+    /// would have it.
+    renewing: bool,
     /// Joins that the kernel was told to begin and that have not ended, one way or the other.
     flying: u8,
     failures: u32,
@@ -68,6 +71,13 @@ const LIVED: Duration = Duration::from_secs(5);
 pub(super) const TURNED_AWAY: Duration = Duration::from_secs(1);
 /// What was lost comes back after that.
 const SOON: Duration = Duration::from_millis(60);
+/// After a link came back, the first packet is often lost at the far end, which wakes later: without an answer
+/// for so long another join is begun beside the first.
+const SECOND_JOIN: Duration = Duration::from_millis(200);
+/// A join without an answer on a path that was there before is begun anew after that, and later on after a
+/// third of the time that the path has been away: the kernel repeats it at ever longer intervals.
+const RENEWED: Duration = Duration::from_secs(5);
+const LONGEST_UNRENEWED: Duration = Duration::from_secs(60);
 /// The second try after a link came back.
 const SECOND_TRY: Duration = Duration::from_millis(400);
 /// The kernel gives up well before; if its word was lost, so does this.
@@ -83,6 +93,11 @@ impl Loss {
         if is_refusal(told) { Self::Refused } else { Self::Early }
     }
 
+    /// Of one that went silent.
+    pub(super) fn of_silent(flow: &Subflow, now: Instant) -> Self {
+        if now.saturating_duration_since(flow.since) >= LIVED { Self::Lived } else { Self::Early }
+    }
+
     /// Of one that was.
     pub(super) fn of_subflow(told: &event::Subflow, flow: &Subflow, now: Instant) -> Self {
         let lived = now.saturating_duration_since(flow.since);
@@ -96,6 +111,16 @@ impl Loss {
         } else {
             Self::Early
         }
+    }
+}
+
+/// What a subflow was lost to, by the errors of net/mptcp/subflow.c and the TCP beneath.
+pub(super) fn cause_of(told: &event::Subflow) -> Cause {
+    match told.error {
+        Some(Errno::CONNRESET | Errno::CONNABORTED) => Cause::Reset,
+        Some(_) => Cause::TimedOut,
+        None if told.reset.is_some() => Cause::Reset,
+        None => Cause::Closed,
     }
 }
 
@@ -120,7 +145,8 @@ impl Attempt {
             state: State::Wanted,
             backup: false,
             again: false,
-            was_lost: false,
+            lost: None,
+            renewing: false,
             flying: 0,
             failures: 0,
             backoff: Backoff::default(),
@@ -130,7 +156,7 @@ impl Attempt {
 
     /// The kernel is told to begin it.
     pub(super) fn begun(&mut self, backup: bool, now: Instant) {
-        if matches!(self.state, State::Pending(_)) {
+        if matches!(self.state, State::Pending(since) if since + LONGEST_PENDING <= now) {
             // What became of the one before has been missed.
             self.flying = 0;
         }
@@ -139,6 +165,7 @@ impl Attempt {
             self.backup = backup;
         }
         self.flying = self.flying.saturating_add(1);
+        self.renewing = false;
         self.state = State::Pending(now);
     }
 
@@ -173,6 +200,32 @@ impl Attempt {
     pub(super) fn succeeded(&mut self, now: Instant) {
         self.flying = self.flying.saturating_sub(1);
         self.state = State::Up(now);
+        self.renewing = false;
+    }
+
+    /// When its join is to be begun anew.
+    fn renewal(&self) -> Option<Instant> {
+        let (State::Pending(since), Some(lost)) = (self.state, self.lost) else { return None };
+        let away = since.saturating_duration_since(lost.since);
+        Some(since + (away / 3).clamp(RENEWED, LONGEST_UNRENEWED)).filter(|_| !self.renewing)
+    }
+
+    /// Whether its join is to be called off now, to be begun anew.
+    pub(super) fn begin_renewal(&mut self, now: Instant) -> bool {
+        let due = self.is_flying() && self.renewal().is_some_and(|due| due <= now);
+        self.renewing |= due;
+        due
+    }
+
+    pub(super) fn is_renewing(&self) -> bool {
+        self.renewing
+    }
+
+    /// Its join could not be called off, or there was none.
+    pub(super) fn end_renewal(&mut self, now: Instant) {
+        if std::mem::take(&mut self.renewing) && self.is_pending() {
+            self.state = State::Pending(now);
+        }
     }
 
     /// The kernel may have a route now.
@@ -211,22 +264,36 @@ impl Attempt {
 
     /// It is up, and nothing is to be remembered of it.
     pub(super) fn is_settled(&self) -> bool {
-        self.is_up() && self.flying == 0 && self.failures == 0 && !self.was_lost && !self.again
+        self.is_up() && self.flying == 0 && self.failures == 0 && self.lost.is_none() && !self.again
     }
 
     /// A join came to nothing. While another is on its way, that one decides.
     pub(super) fn failed(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
         self.flying = self.flying.saturating_sub(1);
-        if self.is_pending() && self.flying == 0 {
+        if !self.is_pending() || self.flying > 0 {
+            return;
+        }
+        if std::mem::take(&mut self.renewing) {
+            self.state = State::Wanted;
+        } else {
             self.pause(loss, connection_since, policy, now);
         }
     }
 
     /// A subflow was lost. While another is on its way, that one decides, but is not trusted at once.
-    pub(super) fn lost(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
+    pub(super) fn lost(&mut self, loss: Loss, trouble: Trouble, connection_since: Instant, policy: &PathPolicy) {
+        let now = trouble.since;
+        // The first loss of a path that was up says as little as that of one that lived.
+        let first = self.state == State::Wanted && self.lost.is_none();
+        self.lost = Some(trouble);
         if self.is_pending() {
-            self.was_lost = true;
             self.failures = self.failures.saturating_add(u32::from(loss != Loss::Lived));
+        } else if loss == Loss::Lived || (loss == Loss::Early && first) {
+            self.failures = 0;
+            self.backoff.reset();
+            // Where nobody withdrew the address, no word of that is on its way to the peer.
+            let at_once = matches!(trouble.cause, Cause::Reset | Cause::TimedOut | Cause::Silence);
+            self.state = State::Failed(if at_once { now } else { now + SOON });
         } else {
             self.pause(loss, connection_since, policy, now);
         }
@@ -234,16 +301,8 @@ impl Attempt {
 
     /// Decides when it is tried again.
     fn pause(&mut self, loss: Loss, connection_since: Instant, policy: &PathPolicy, now: Instant) {
-        // The first loss of a path that was up says as little as that of one that lived.
-        let first_loss = matches!(self.state, State::Wanted) && !std::mem::replace(&mut self.was_lost, true);
         let young = now.saturating_duration_since(connection_since) < YOUNG;
         let most = if young { policy.longest_early_retry } else { policy.longest_retry };
-        if loss == Loss::Lived || (loss == Loss::Early && first_loss) {
-            self.failures = 0;
-            self.backoff.reset();
-            self.state = State::Failed(now + SOON);
-            return;
-        }
         self.failures = self.failures.saturating_add(1);
         if loss != Loss::Refused && std::mem::take(&mut self.again) {
             // The word of a withdrawal may also reach the peer after the join that follows it.
@@ -262,9 +321,19 @@ impl Attempt {
         match self.state {
             State::Wanted | State::NoRoute => None,
             State::Up(since) => (self.failures > 0 || self.again).then_some(since + LIVED),
-            State::Pending(since) => Some(since + LONGEST_PENDING),
+            State::Pending(since) => Some(since + self.patience()),
             State::Failed(time) | State::Refused(time) | State::Full(time) => Some(time),
         }
+    }
+
+    /// How long after one join another is begun, whatever became of the first.
+    fn patience(&self) -> Duration {
+        if self.again && self.flying < MOST_FLYING { SECOND_JOIN } else { LONGEST_PENDING }
+    }
+
+    /// When something is to be done about its join.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        [self.due(), self.renewal()].into_iter().flatten().min()
     }
 
     /// Whether it may be begun now.
@@ -312,8 +381,8 @@ impl Attempt {
             State::Failed(time) => AttemptState::Failed(time),
             State::Refused(time) | State::Full(time) => AttemptState::Refused(time),
         };
-        let Self { local, if_index, remote, failures, .. } = *self;
-        plugin::Attempt { local, if_index, remote, state, failures }
+        let Self { local, if_index, remote, failures, lost, .. } = *self;
+        plugin::Attempt { local, if_index, remote, state, failures, lost }
     }
 
     fn seed(&self) -> u64 {
@@ -325,7 +394,8 @@ impl Attempt {
 mod tests {
     use super::*;
     use crate::event::Reset;
-    use crate::types::{AddressId, Errno};
+    use crate::plugin::Health;
+    use crate::types::AddressId;
 
     /// The end of a subflow that this host joined and the peer reset for that reason.
     fn reset(reason: u32, since: Instant) -> (event::Subflow, Subflow) {
@@ -350,7 +420,7 @@ mod tests {
             origin: Origin::Local,
             backup: false,
             backup_by_peer: false,
-            suspect: false,
+            health: Health::Sound,
             closing: false,
             withdrawn: false,
         };
@@ -358,6 +428,10 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    fn closed(since: Instant) -> Trouble {
+        Trouble { cause: Cause::Closed, since }
+    }
 
     fn attempt() -> Attempt {
         Attempt::new(Token(9), IpAddr::from([10, 0, 0, 1]), IfIndex(2), SocketAddr::from(([192, 0, 2, 1], 80)))
@@ -381,15 +455,15 @@ mod tests {
     fn what_was_lost_for_the_first_time_or_had_lived_comes_back_soon() {
         let (now, policy) = (Instant::now(), PathPolicy::default());
         let mut path = attempt();
-        path.lost(Loss::Early, now, &policy, now);
+        path.lost(Loss::Early, closed(now), now, &policy);
         assert_eq!(path.due(), Some(now + SOON));
         path.begun(false, now);
         path.succeeded(now);
-        path.lost(Loss::Early, now, &policy, now);
+        path.lost(Loss::Early, closed(now), now, &policy);
         assert!(path.due() >= Some(now + SECOND / 2), "the second time, it waits");
         path.begun(false, now);
         path.succeeded(now);
-        path.lost(Loss::Lived, now, &policy, now);
+        path.lost(Loss::Lived, closed(now), now, &policy);
         assert_eq!(path.due(), Some(now + SOON));
     }
 
@@ -450,7 +524,7 @@ mod tests {
         let (now, policy) = (Instant::now(), PathPolicy::default());
         let mut path = attempt();
         path.begun(false, now);
-        path.lost(Loss::Early, now, &policy, now);
+        path.lost(Loss::Early, closed(now), now, &policy);
         assert!(path.is_pending());
         path.succeeded(now);
         assert!(!path.is_settled() && !path.is_ready(now));

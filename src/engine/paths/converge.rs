@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use super::attempts::{Attempt, State, TURNED_AWAY};
 use super::managed::{Asked, Managed};
 use super::{Host, Paths};
-use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
+use crate::command::{NewSubflow, PathCommand, Request, SocketRequest, SubflowEnds};
 use crate::connections::{Connection, OwnAddress, Subflow};
 use crate::engine::Ticket;
 use crate::engine::ids::Ids;
 use crate::engine::listeners::Listeners;
 use crate::engine::outbox::Outbox;
 use crate::engine::ways::{Known, Pair, Ways};
-use crate::plugin::{self, ConnectionView, LocalAddress, Origin, Remote, Side, Unusable, View, WantedSubflow};
+use crate::plugin::{
+    self, Cause, ConnectionView, Health, LocalAddress, Origin, Remote, Side, Trouble, Unusable, View, WantedSubflow,
+};
 use crate::types::{AddressId, IfIndex, Token};
 
 /// A join of the peer that is not wanted may be one that the path manager is about to want.
@@ -48,6 +50,10 @@ pub(super) struct Task<'a, 'b> {
     news: bool,
     /// The kernel has no route for a path that is wanted.
     unrouted: bool,
+    /// Addresses that became usable not long ago, and when they may be used.
+    fresh: &'a [(IpAddr, IfIndex, Instant)],
+    /// The kernel closes sockets on demand.
+    resets: bool,
     /// When a subflow may be begun that may not now.
     paced: Option<Instant>,
     /// Something was asked of the kernel.
@@ -66,7 +72,7 @@ impl Paths {
         if listeners.is_own(managed.connection.local.plain()) {
             return;
         }
-        let Self { asked, ways, ids, work, .. } = self;
+        let Self { asked, ways, ids, work, fresh, resets, .. } = self;
         let mut task = Task {
             token,
             managed,
@@ -79,16 +85,20 @@ impl Paths {
             crowded: false,
             news: false,
             unrouted: false,
+            fresh,
+            resets: *resets,
             paced: None,
             sent: false,
         };
         task.notice_dead_links();
+        task.close_dead();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.managed.forget_stale_attempts(&work.want.subflows, host);
         task.match_wants(work);
         let closing = task.withdraw(&work.wanted, work.want.only_these);
         task.list_ids();
+        let renews = task.renew_joins();
         let (crowded, news, sent) = (task.crowded, task.news, task.sent);
         let (paced, unrouted) = (task.paced, task.unrouted);
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
@@ -104,6 +114,11 @@ impl Paths {
         if managed.wake != wake {
             managed.wake = wake;
             self.timers.extend(wake.map(|wake| Reverse((wake, token))));
+        }
+        let single = work.want.watch_single;
+        self.watch(token, single, &host.policy.liveness, host.now);
+        if renews {
+            self.renewal.want(token);
         }
         if news {
             self.touch(token);
@@ -160,7 +175,7 @@ impl Managed {
     /// else to happen.
     fn next_look(&self, wishes: impl Iterator<Item = Instant>, now: Instant) -> Option<Instant> {
         let took = self.took.map(|took| took.until);
-        let attempts = self.attempts.iter().filter_map(Attempt::due);
+        let attempts = self.attempts.iter().filter_map(Attempt::next_look);
         attempts.chain(wishes).chain(took).chain(self.announcing.again).filter(|time| *time > now).min()
     }
 
@@ -177,6 +192,12 @@ impl Managed {
 }
 
 impl Task<'_, '_> {
+    /// Joins without an answer that are to be begun anew; whether there are any.
+    fn renew_joins(&mut self) -> bool {
+        let now = self.host.now;
+        self.managed.attempts.iter_mut().fold(false, |any, attempt| attempt.begin_renewal(now) | any)
+    }
+
     /// Asks for the ids if they are in doubt, after what may change them.
     fn list_ids(&mut self) {
         if self.managed.lists_ids() {
@@ -186,9 +207,9 @@ impl Task<'_, '_> {
         }
     }
 
-    pub(super) fn send(&mut self, command: PathCommand, asked: Asked) {
+    pub(super) fn send(&mut self, request: impl Into<Request>, asked: Asked) {
         self.managed.outlisted = true;
-        let ticket = self.outbox.send(Request::Path(command), self.host.now);
+        let ticket = self.outbox.send(request.into(), self.host.now);
         self.asked.push_back((ticket, self.token, asked));
         self.sent = true;
     }
@@ -200,13 +221,37 @@ impl Task<'_, '_> {
         let trusts = std::mem::take(&mut self.managed.trusts) || self.managed.connection.server_side;
         let mut died = false;
         for flow in &mut self.managed.connection.subflows {
-            let dead = place_of(view, flow).is_none_or(|place| !place.alive);
-            died |= dead && !flow.suspect;
-            flow.suspect = dead || (flow.suspect && !trusts);
+            let cause = match place_of(view, flow) {
+                None => Some(Cause::Address),
+                Some(place) if !place.alive => Some(Cause::Link),
+                Some(_) => None,
+            };
+            died |= cause.is_some() && !flow.health.is_lost();
+            flow.health = health(flow.health, cause, trusts, self.host.now);
         }
         if died {
             self.managed.room_was_made(self.host.now);
         }
+    }
+
+    /// Closes what carries nothing while something else does, before anything new is begun: the peer is
+    /// to hear first that the address is gone.
+    fn close_dead(&mut self) {
+        let Managed { connection, .. } = &mut *self.managed;
+        if !connection.subflows.iter().any(Subflow::is_sound) {
+            return;
+        }
+        let mut dead = Vec::new();
+        for flow in connection.subflows.iter_mut().filter(|flow| !flow.closing) {
+            if matches!(flow.health, Health::Dead(_)) {
+                flow.closing = true;
+                dead.push(*flow);
+            }
+        }
+        for flow in &dead {
+            self.managed.silenced(self.token, flow, &self.host.policy, self.host.now);
+        }
+        self.close(&dead);
     }
 
     fn ask_manager(&mut self, work: &mut Work) {
@@ -232,7 +277,7 @@ impl Task<'_, '_> {
             origin: flow.origin,
             since: flow.since,
             backup_by_peer: flow.backup_by_peer,
-            suspect: flow.suspect,
+            health: flow.health,
         }));
         work.attempts.clear();
         work.attempts.extend(self.managed.attempts.iter().map(Attempt::shown));
@@ -257,7 +302,7 @@ impl Task<'_, '_> {
     /// initial subflow and those of the peer, comes before any.
     fn keep_to_caps(&self, wants: &mut Vec<WantedSubflow>, flows: &[plugin::Subflow]) {
         let mut staying: Vec<_> =
-            flows.iter().filter(|flow| !flow.suspect && flow.origin != Origin::Local).copied().collect();
+            flows.iter().filter(|flow| !flow.health.is_lost() && flow.origin != Origin::Local).copied().collect();
         let staying_on: Vec<_> = staying.iter().filter_map(|flow| flow.if_index).collect();
         let mut room = usize::from(self.host.policy.max_subflows).saturating_sub(staying.len());
         let mut kept: Vec<IfIndex> = Vec::new();
@@ -296,7 +341,7 @@ impl Task<'_, '_> {
             let mut flows = self.managed.connection.subflows.iter().zip(&mut work.wanted).enumerate();
             let found = flows.find(|(_, (flow, taken))| {
                 !**taken
-                    && flow.is_sound()
+                    && flow.stays()
                     && flow.local_address() == want.local
                     && flow.remote_end() == want.remote
                     && flow.if_index.is_none_or(|bound| bound == want.if_index)
@@ -336,6 +381,12 @@ impl Task<'_, '_> {
         let place = self.managed.attempts.iter().position(known);
         let before = place.and_then(|place| self.managed.attempts.get(place)).copied();
         if before.is_some_and(|attempt| !attempt.is_ready(now)) {
+            return;
+        }
+        let fresh =
+            |(address, if_index, _): &&(IpAddr, IfIndex, Instant)| (want.local, want.if_index) == (*address, *if_index);
+        if let Some((.., from)) = self.fresh.iter().find(fresh).filter(|(.., from)| now < *from) {
+            self.paced = Some(*from);
             return;
         }
         if !self.may_have_more() || (place.is_none() && !self.managed.has_room(now)) {
@@ -434,16 +485,15 @@ impl Task<'_, '_> {
         let flows = &self.managed.connection.subflows;
         let flow = flows.get(place).filter(|flow| !flow.closing)?;
         let time = match flow.origin {
-            Origin::Peer if only_these && !flow.suspect => flow.since + GRACE,
+            Origin::Peer if only_these && !flow.health.is_lost() => flow.since + GRACE,
             // A rule forbids its interface: the side that connected can do without it.
             Origin::Initial if self.is_forbidden(flow) => flow.since,
-            Origin::Peer | Origin::Initial if !flow.suspect => return None,
+            Origin::Peer | Origin::Initial if !flow.health.is_lost() => return None,
             Origin::Local | Origin::Peer | Origin::Initial => flow.since,
         };
         let others = flows.iter().enumerate().filter(|(other, flow)| *other != place && flow.is_sound());
         let proof = others.map(|(_, flow)| sound_since(flow)).min()?;
-        let is_dead = place_of(self.host.view, flow).is_none_or(|place| !place.alive);
-        Some(if is_dead { time } else { time.max(proof) })
+        Some(if matches!(flow.health, Health::Dead(_)) { time } else { time.max(proof) })
     }
 
     fn is_forbidden(&self, flow: &Subflow) -> bool {
@@ -469,7 +519,12 @@ impl Task<'_, '_> {
         gone.into_iter().for_each(|id| self.leave(id));
         for flow in flows {
             let ends = ends_of(self.token, flow);
-            self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
+            if self.resets && matches!(flow.health, Health::Dead(_)) {
+                let socket = SocketRequest::Subflow(flow.socket());
+                self.send(socket, Asked::Find(ends.local, ends.remote));
+            } else {
+                self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
+            }
         }
     }
 
@@ -477,6 +532,23 @@ impl Task<'_, '_> {
     pub(super) fn leave(&mut self, id: AddressId) {
         self.managed.connection.leave_id(id);
         self.send(PathCommand::Remove(self.token, id), Asked::Other);
+    }
+}
+
+/// How a subflow fares by what is wrong with its link or address. The side that can join again does not trust
+/// what was away; who found it silent will tell when it is not.
+fn health(before: Health, wrong: Option<Cause>, trusts: bool, now: Instant) -> Health {
+    match (wrong, before) {
+        (Some(cause), Health::Dead(trouble)) if trouble.cause == cause => before,
+        (Some(cause), _) => Health::Dead(Trouble { cause, since: now }),
+        (None, Health::Dead(trouble) | Health::Suspect(trouble)) if trouble.cause != Cause::Silence => {
+            if trusts {
+                Health::Sound
+            } else {
+                Health::Suspect(trouble)
+            }
+        }
+        (None, _) => before,
     }
 }
 
@@ -490,7 +562,7 @@ fn sound_since(flow: &Subflow) -> Instant {
 }
 
 /// What names a subflow in commands.
-fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
+pub(super) fn ends_of(token: Token, flow: &Subflow) -> SubflowEnds {
     SubflowEnds { token, local: flow.local.told(), remote: flow.remote.told() }
 }
 

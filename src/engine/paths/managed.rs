@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::attempts::{Attempt, Loss, State};
+use super::attempts::{Attempt, Loss, State, cause_of};
 use crate::connections::{Connection, Subflow, plain};
 use crate::engine::retry::{Backoff, Pace};
 use crate::event;
-use crate::plugin::{Memo, Origin};
+use crate::plugin::{Cause, Health, Memo, Origin, Trouble};
 use crate::rules::PathPolicy;
 use crate::types::{AddressId, IfIndex, Token};
 
@@ -44,6 +44,10 @@ pub(super) struct Managed {
     pub(super) apart: bool,
     /// It needs a listener of the daemon's.
     pub(super) listens: bool,
+    /// As many subflows are to be looked at for silence, when data moves; 0: it is not.
+    pub(super) watched: u8,
+    /// What told of data that moved when that was last asked.
+    pub(super) moved: u32,
 }
 
 /// The peer closed what came beyond so many subflows, and is to be asked again at that time.
@@ -65,10 +69,29 @@ pub(super) struct Announcing {
 pub(super) enum Asked {
     Create(IpAddr, SocketAddr),
     Destroy(SocketAddr, SocketAddr),
+    /// Which socket it is, to be reset.
+    Find(SocketAddr, SocketAddr),
+    Reset(SocketAddr, SocketAddr),
+    /// How the subflow fares.
+    Look(SocketAddr, SocketAddr),
+    /// Whether data is missing.
+    Gap,
+    /// Whether data moves.
+    Activity,
     Announce(IpAddr, AddressId),
     List,
     Check,
     Other,
+}
+
+impl Asked {
+    /// Whether it is a question about a TCP socket, or its reset.
+    pub(super) fn is_about_socket(self) -> bool {
+        match self {
+            Self::Find(..) | Self::Reset(..) | Self::Look(..) | Self::Gap | Self::Activity => true,
+            Self::Create(..) | Self::Destroy(..) | Self::Announce(..) | Self::List | Self::Check | Self::Other => false,
+        }
+    }
 }
 
 /// The kernel's list of ids is read so often for one connection; more would be of no use.
@@ -98,6 +121,8 @@ impl Managed {
             left_alone,
             apart: false,
             listens: false,
+            watched: 0,
+            moved: 0,
         }
     }
 
@@ -139,10 +164,22 @@ impl Managed {
         let (since, left) = (self.connection.since, self.connection.subflows.len());
         self.trusts |= turned_away;
         let Some(attempt) = self.attempt_for(told.token, &flow, now) else { return };
-        attempt.lost(loss, since, policy, now);
+        attempt.lost(loss, Trouble { cause: cause_of(told), since: now }, since, policy);
         if turned_away && attempt.is_refused() {
             // Whatever it took before: without any subflow there is no connection to lose by trying.
             self.took = attempt.due().map(|until| Took { subflows: left.max(1), until });
+        }
+    }
+
+    /// A subflow is closed for its silence: its path is tried again at once, unless it keeps failing.
+    pub(super) fn silenced(&mut self, token: Token, flow: &Subflow, policy: &PathPolicy, now: Instant) {
+        let Health::Dead(trouble) = flow.health else { return };
+        if trouble.cause != Cause::Silence || self.connection.server_side {
+            return;
+        }
+        let (loss, since) = (Loss::of_silent(flow, now), self.connection.since);
+        if let Some(attempt) = self.attempt_for(token, flow, now) {
+            attempt.lost(loss, Trouble { since: now, ..trouble }, since, policy);
         }
     }
 
@@ -207,7 +244,15 @@ impl Managed {
                 self.doubts_ids |= self.outlisted;
                 return self.doubts_ids || self.connection.end_list();
             }
-            Asked::Create(..) | Asked::Destroy(..) | Asked::Check | Asked::Other => {}
+            Asked::Create(..)
+            | Asked::Destroy(..)
+            | Asked::Find(..)
+            | Asked::Reset(..)
+            | Asked::Look(..)
+            | Asked::Gap
+            | Asked::Activity
+            | Asked::Check
+            | Asked::Other => {}
         }
         false
     }
@@ -254,7 +299,13 @@ impl Managed {
                 self.listing = false;
                 false
             }
-            Asked::Check | Asked::Other => false,
+            Asked::Find(..)
+            | Asked::Reset(..)
+            | Asked::Look(..)
+            | Asked::Gap
+            | Asked::Activity
+            | Asked::Check
+            | Asked::Other => false,
         }
     }
 

@@ -195,7 +195,7 @@ impl Host {
             Told::Listed(ticket, listed) => {
                 self.engine.handle(Input::Answer(*ticket, Answer::Endpoint(*listed)), now);
             }
-            Told::Listener(ticket, socket) => {
+            Told::Socket(ticket, socket) => {
                 self.engine.handle(Input::Answer(*ticket, Answer::Socket(*socket)), now);
             }
             Told::Listening(wanted) => {
@@ -243,6 +243,7 @@ impl Host {
 
     /// Every link, route and peer works again.
     fn recover(&mut self) {
+        self.kernel.calm = true;
         self.kernel.fates.clear();
         let links: Vec<u32> = self.kernel.links.keys().copied().collect();
         for index in links {
@@ -356,7 +357,8 @@ impl Host {
         let deny_join_id0 = self.random.one_in(6);
         let told = event::Connection { token, local, remote, server_side, deny_join_id0 };
         let limit = if self.random.one_in(2) { 2 } else { 20 };
-        let socket = Socket::new(told, self.random.one_in(14), limit);
+        let mut socket = Socket::new(told, self.random.one_in(14), limit);
+        socket.busy = self.random.one_in(2);
         self.trace(|| format!("opened {socket:?}"));
         self.kernel.open(socket, &mut self.random);
     }

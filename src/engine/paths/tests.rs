@@ -1,10 +1,12 @@
 //! Single decisions about connections, one after the other, on virtual time.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::command::{NewSubflow, PathCommand, SubflowEnds};
+use crate::command::{NewSubflow, PathCommand, SocketRequest, SubflowEnds};
+use crate::diag::{self, Cookie, Role, SocketId, SubflowFlags, TcpState, Transfer};
 use crate::engine::Output;
 use crate::event::{Announcement, Connection, Subflow};
 use crate::plugin::{ConnectionView, LocalAddress, Paths as Wants, Side, Unusable, WantedAnnouncement};
@@ -39,9 +41,27 @@ struct Bench {
     now: Instant,
     /// The commands of the last turn with what names their answers.
     asked: Vec<(Ticket, PathCommand)>,
+    /// How the subflows from these addresses fare, if not idly.
+    transfers: BTreeMap<IpAddr, Transfer>,
+    /// Sockets looked at.
+    looks: u32,
+    /// Up to where data was sent and came on the connection.
+    written: u64,
+    received: u64,
+    /// Joins without an answer.
+    begun: Vec<(SocketAddr, SocketAddr)>,
 }
 
 const TOKEN: Token = Token(7);
+
+/// A subflow of the connection, as the kernel shows it.
+fn socket(local: SocketAddr, remote: SocketAddr) -> diag::Socket {
+    let id = SocketId { local, remote, if_index: None, cookie: Cookie(3) };
+    let ids = (AddressId(0), AddressId(0));
+    let (token, remote_token, flags) = (TOKEN, Token(0), SubflowFlags::JOIN_LOCAL);
+    let role = Role::Subflow(diag::SubflowInfo { token, remote_token, local_id: ids.0, remote_id: ids.1, flags });
+    diag::Socket { id, state: TcpState::ESTABLISHED, inode: 1, v6_only: false, role, transfer: None }
+}
 
 impl Bench {
     /// Interfaces 1, 2, 3 have these addresses.
@@ -56,6 +76,11 @@ impl Bench {
             routed: true,
             now: Instant::now(),
             asked: Vec::new(),
+            transfers: BTreeMap::new(),
+            looks: 0,
+            written: 0,
+            received: 0,
+            begun: Vec::new(),
         }
     }
 
@@ -103,9 +128,10 @@ impl Bench {
                         self.paths.end_way(ticket, way, &mut self.outbox, self.now);
                     }
                     Request::Path(PathCommand::Probe(TOKEN)) => {
-                        assert!(self.paths.end(ticket, Ok(()), &self.policy, self.now));
+                        assert!(self.paths.end(ticket, Ok(()), &self.policy, (&mut self.outbox, self.now)));
                     }
                     Request::Path(command) => self.asked.push((ticket, command)),
+                    Request::Sockets(request) => self.answer(ticket, &request),
                     other => panic!("{other}"),
                 }
             }
@@ -115,6 +141,39 @@ impl Bench {
             }
         }
         panic!("it turns for ever: {:#?}", self.paths);
+    }
+
+    /// Answers a question about a socket; a reset counts as a command.
+    fn answer(&mut self, ticket: Ticket, request: &SocketRequest) {
+        let mut answers = Vec::new();
+        match request {
+            SocketRequest::Destroy(id) => {
+                assert_ne!(id.cookie, Cookie::ANY, "an application's listener may be meant");
+                let ends = SubflowEnds { token: TOKEN, local: id.local, remote: id.remote };
+                return self.asked.push((ticket, PathCommand::DestroySubflow(ends)));
+            }
+            SocketRequest::Subflow(id) => {
+                self.looks += 1;
+                let transfer = self.transfers.get(&id.local.ip().to_canonical()).copied().unwrap_or_default();
+                answers.push(diag::Socket { transfer: Some(transfer), ..socket(id.local, id.remote) });
+            }
+            SocketRequest::Connection(token) => {
+                let (write_sequence, receive_next) = (self.written, self.received);
+                let info = diag::ConnectionInfo { token: *token, fallback: false, write_sequence, receive_next };
+                let any = end("0.0.0.0:0");
+                answers.push(diag::Socket { role: Role::Connection(info), ..socket(any, any) });
+            }
+            SocketRequest::Beginning(_) => {
+                let state = TcpState::SYN_SENT;
+                answers.extend(self.begun.iter().map(|(local, to)| diag::Socket { state, ..socket(*local, *to) }));
+            }
+            other => panic!("{other}"),
+        }
+        let (liveness, now) = (self.policy.liveness, self.now);
+        for socket in answers {
+            self.paths.collect_socket(ticket, &socket, &liveness, &mut self.outbox, now);
+        }
+        assert!(self.paths.end(ticket, Ok(()), &self.policy, (&mut self.outbox, now)));
     }
 
     /// The local addresses of the subflows that are begun.
@@ -133,7 +192,7 @@ impl Bench {
     fn refuse_all(&mut self, text: &str) {
         for (ticket, _) in std::mem::take(&mut self.asked) {
             let refusal = Refusal { errno: Errno::INVAL, text, missing: None };
-            self.paths.end(ticket, Err(Failure::Refused(refusal)), &self.policy, self.now);
+            self.paths.end(ticket, Err(Failure::Refused(refusal)), &self.policy, (&mut self.outbox, self.now));
         }
     }
 
@@ -378,13 +437,16 @@ fn a_connection_of_whose_end_nobody_told_is_found_gone_within_two_minutes() {
     let others = 1..3;
     others.for_each(|n| bench.open(Connection { token: Token(n), ..client("10.0.0.1:40000", "192.0.2.1:80") }));
     let mut gone = BTreeSet::new();
-    for _ in 0..120 {
+    for second in 0..120 {
+        if second % 30 == 0 {
+            bench.paths.begin_check();
+        }
         bench.turn();
         for (_, command) in std::mem::take(&mut bench.asked) {
             let PathCommand::Probe(token) = command else { panic!("{command}") };
             let (ticket, ..) = *bench.paths.asked.iter().find(|(_, asked, _)| *asked == token).unwrap();
             let refusal = Refusal { errno: Errno::INVAL, text: "invalid token", missing: None };
-            bench.paths.end(ticket, Err(Failure::Refused(refusal)), &bench.policy, bench.now);
+            bench.paths.end(ticket, Err(Failure::Refused(refusal)), &bench.policy, (&mut bench.outbox, bench.now));
             gone.insert(token);
         }
         bench.later(Duration::from_secs(1));
@@ -533,7 +595,7 @@ fn list(bench: &mut Bench, ids: &[(&str, u8)]) {
         let (id, address, flags) = (AddressId(*id), ip(address), EndpointFlags::SIGNAL);
         bench.paths.collect(ticket, &Endpoint { id, address, port: 0, flags, if_index: None });
     }
-    bench.paths.end(ticket, Ok(()), &bench.policy, bench.now);
+    bench.paths.end(ticket, Ok(()), &bench.policy, (&mut bench.outbox, bench.now));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::command::{Advertisement, NewSubflow, PathCommand, Request, RouteQuestion, SocketRequest, SubflowEnds};
 use crate::connections::plain;
-use crate::diag::{self, Cookie, Role, SocketId, TcpState};
+use crate::diag::{self, ConnectionInfo, Cookie, Role, SocketId, SubflowFlags, SubflowInfo, TcpState, Transfer};
 use crate::engine::{Failure, Ticket};
 use crate::event::{self, Address, Endpoint, LinkFlags, MptcpEvent, Reset, RoutingChange};
 use crate::random::Random;
@@ -24,6 +24,8 @@ pub(super) type Refused = (Errno, &'static str);
 
 const INVALID_TOKEN: Refused = (Errno::INVAL, "invalid token");
 const CLASH: Refused = (Errno::INVAL, "did not match address and id");
+const NO_SOCKET: Refused = (Errno::NOENT, "");
+const ABORTED: Errno = Errno(103);
 const RESET: Errno = Errno(104);
 const TIMED_OUT: Errno = Errno(110);
 const CONNECTION_REFUSED: Errno = Errno(111);
@@ -42,7 +44,7 @@ pub(super) enum Told {
     Route(Ticket, bool, bool),
     End(Ticket, Result<(), Option<Refused>>),
     Listed(Ticket, Endpoint),
-    Listener(Ticket, diag::Socket),
+    Socket(Ticket, diag::Socket),
     Listening(SocketAddr),
     Mptcp(MptcpEvent),
 }
@@ -87,6 +89,10 @@ pub(super) struct Flow {
     begun: u64,
     /// The peer is about to close it, as it has enough.
     pub(super) doomed: bool,
+    /// Bytes acknowledged, when that was last looked at.
+    acknowledged: u64,
+    /// It has been found silent since.
+    silent: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +127,8 @@ pub(super) struct Socket {
     pub(super) limit: usize,
     /// How often each pair was tried.
     pub(super) creates: BTreeMap<(IpAddr, SocketAddr), u32>,
+    /// Its application sends for a second now and then.
+    pub(super) busy: bool,
 }
 
 /// What happens by itself, later.
@@ -155,6 +163,9 @@ pub(super) struct Kernel {
     /// The engine has been told everything.
     pub(super) informed: bool,
     pub(super) commands: u32,
+    /// No application sends.
+    pub(super) calm: bool,
+    begun: Instant,
     next_port: u16,
 }
 
@@ -176,6 +187,8 @@ impl Kernel {
             now,
             informed: false,
             commands: 0,
+            calm: false,
+            begun: now,
             next_port: 40_000,
         }
     }
@@ -255,11 +268,14 @@ impl Kernel {
             Request::Sockets(SocketRequest::Listeners(family)) => {
                 // The servers' application, for both families.
                 if *family == Family::V6 {
-                    self.answers.push_back(Told::Listener(ticket, listener()));
+                    self.answers.push_back(Told::Socket(ticket, listener()));
                 }
                 self.answers.push_back(Told::End(ticket, Ok(())));
             }
-            Request::Sockets(request) => panic!("not asked for yet: {request}"),
+            Request::Sockets(request) => {
+                let result = self.answer_about_sockets(ticket, request, random);
+                self.answers.push_back(Told::End(ticket, result.map_err(Some)));
+            }
             Request::Pm(_) => self.answers.push_back(Told::End(ticket, Ok(()))),
             Request::Path(command) => {
                 self.commands += 1;
@@ -301,6 +317,104 @@ impl Kernel {
         let left = left.filter(|flow| self.is_visible(flow)).count();
         assert!(!self.informed || before == 0 || left > 0, "the last that worked: {command}");
         result
+    }
+
+    fn answer_about_sockets(
+        &mut self,
+        ticket: Ticket,
+        request: &SocketRequest,
+        random: &mut Random,
+    ) -> Result<(), Refused> {
+        match request {
+            SocketRequest::Subflow(id) => {
+                let (token, place) = self.find(id).ok_or(NO_SOCKET)?;
+                let socket = self.sample(token, place);
+                self.answers.push_back(Told::Socket(ticket, socket));
+            }
+            SocketRequest::Connection(token) => {
+                let socket = self.sockets.get(token).ok_or(NO_SOCKET)?;
+                let info = ConnectionInfo {
+                    token: *token,
+                    fallback: false,
+                    write_sequence: if self.is_busy(socket) { self.number } else { 0 },
+                    receive_next: 0,
+                };
+                let role = Role::Connection(info);
+                self.answers.push_back(Told::Socket(ticket, diag::Socket { role, ..listener() }));
+            }
+            SocketRequest::Beginning(family) => {
+                for (token, socket) in &self.sockets {
+                    for join in socket.joins.iter().filter(|join| Family::of(join.local.ip()) == *family) {
+                        let found = diag::Socket { state: TcpState::SYN_SENT, ..tcp(*token, join) };
+                        self.answers.push_back(Told::Socket(ticket, found));
+                    }
+                }
+            }
+            SocketRequest::Destroy(id) => {
+                assert_ne!(id.cookie, Cookie::ANY, "an application's listener may be meant");
+                return self.reset(id, random);
+            }
+            SocketRequest::Listeners(_) | SocketRequest::Connections(_) | SocketRequest::Subflows(_) => {
+                panic!("not asked for: {request}")
+            }
+        }
+        Ok(())
+    }
+
+    fn is_busy(&self, socket: &Socket) -> bool {
+        socket.busy && !self.calm && (self.now - self.begun).as_secs() % 16 == 0
+    }
+
+    fn find(&self, id: &SocketId) -> Option<(Token, usize)> {
+        self.sockets.iter().find_map(|(token, socket)| {
+            let place = socket.flows.iter().position(|flow| (flow.local, flow.remote) == (id.local, id.remote));
+            place.map(|place| (*token, place))
+        })
+    }
+
+    /// Whether packets of a subflow are lost.
+    fn is_silent(&self, flow: &Flow) -> bool {
+        let link = self.link_of(plain(flow.local).ip(), flow.bound);
+        link.is_none_or(|link| self.fate(link, plain(flow.remote).ip()) == Fate::Dropped)
+    }
+
+    fn sample(&mut self, token: Token, place: usize) -> diag::Socket {
+        let (flow, now) = (self.sockets[&token].flows[place], self.now);
+        let (silent, busy) = (self.is_silent(&flow), self.is_busy(&self.sockets[&token]));
+        let flow = &mut self.sockets.get_mut(&token).unwrap().flows[place];
+        flow.silent = flow.silent.or(Some(now)).filter(|_| silent);
+        flow.acknowledged += u64::from(busy && !silent);
+        let transfer = Transfer {
+            unacknowledged: u32::from(busy),
+            segment: 1448,
+            acknowledged: flow.acknowledged,
+            last_acknowledgement: flow.silent.map_or(Duration::ZERO, |since| now - since),
+            delivery_rate: 1_000_000,
+            ..Transfer::default()
+        };
+        diag::Socket { transfer: Some(transfer), ..tcp(token, flow) }
+    }
+
+    /// `SOCK_DESTROY`.
+    fn reset(&mut self, id: &SocketId, random: &mut Random) -> Result<(), Refused> {
+        let ends = |flow: &Flow| (flow.local, flow.remote) == (id.local, id.remote);
+        for token in self.sockets.keys().copied().collect::<Vec<_>>() {
+            let socket = &self.sockets[&token];
+            let before = socket.flows.iter().filter(|flow| self.is_visible(flow)).count();
+            let left = socket.flows.iter().filter(|flow| self.is_visible(flow) && !ends(flow)).count();
+            let socket = self.sockets.get_mut(&token).unwrap();
+            if let Some(place) = socket.flows.iter().position(ends) {
+                assert!(!self.informed || before == 0 || left > 0, "the last that worked: {id}");
+                let flow = socket.flows.remove(place);
+                self.tell_closed(token, &flow, Some(ABORTED), None);
+                return Ok(());
+            }
+            if let Some(place) = socket.joins.iter().position(ends) {
+                self.end_join(token, place, Some(ABORTED), None, random);
+                return Ok(());
+            }
+        }
+        Err(NO_SOCKET)
     }
 
     fn announce(&mut self, wanted: &Advertisement) -> Result<(), Refused> {
@@ -362,7 +476,18 @@ impl Kernel {
         let local = SocketAddr::new(wanted.local, port);
         let (id, bound, backup) = (wanted.local_id, wanted.if_index, wanted.backup);
         let opener = Opener::Daemon;
-        socket.joins.push(Flow { local, remote: wanted.remote, id, bound, opener, backup, begun, doomed: false });
+        socket.joins.push(Flow {
+            local,
+            remote: wanted.remote,
+            id,
+            bound,
+            opener,
+            backup,
+            begun,
+            doomed: false,
+            acknowledged: 0,
+            silent: None,
+        });
         socket.check_ids();
         self.in_a_while(1 + random.below(60), Later::Join(wanted.token, begun, 0));
         Ok(())
@@ -474,8 +599,18 @@ impl Kernel {
         }
         let local = SocketAddr::new(address, socket.told.local.port());
         let id = socket.implicit_id(address);
-        let flow =
-            Flow { local, remote, id, bound: None, opener: Opener::Peer, backup: false, begun: number, doomed: false };
+        let flow = Flow {
+            local,
+            remote,
+            id,
+            bound: None,
+            opener: Opener::Peer,
+            backup: false,
+            begun: number,
+            doomed: false,
+            acknowledged: 0,
+            silent: None,
+        };
         socket.flows.push(flow);
         self.tell(MptcpEvent::SubflowEstablished(told(token, &flow)));
     }
@@ -485,8 +620,18 @@ impl Socket {
     pub(super) fn new(told: event::Connection, kernel_manages: bool, limit: usize) -> Self {
         let (local, remote) = (told.local, told.remote);
         let id = AddressId(0);
-        let initial =
-            Flow { local, remote, id, bound: None, opener: Opener::Initial, backup: false, begun: 0, doomed: false };
+        let initial = Flow {
+            local,
+            remote,
+            id,
+            bound: None,
+            opener: Opener::Initial,
+            backup: false,
+            begun: 0,
+            doomed: false,
+            acknowledged: 0,
+            silent: None,
+        };
         Self {
             told,
             established: false,
@@ -498,6 +643,7 @@ impl Socket {
             initial_withdrawn: false,
             limit,
             creates: BTreeMap::new(),
+            busy: false,
         }
     }
 
@@ -564,10 +710,24 @@ fn told(token: Token, flow: &Flow) -> event::Subflow {
     }
 }
 
+/// A subflow as sock_diag shows it.
+fn tcp(token: Token, flow: &Flow) -> diag::Socket {
+    let id = SocketId { local: flow.local, remote: flow.remote, if_index: flow.bound, cookie: Cookie(7) };
+    let info = SubflowInfo {
+        token,
+        remote_token: Token(0),
+        local_id: flow.id,
+        remote_id: AddressId(0),
+        flags: SubflowFlags::JOIN_LOCAL,
+    };
+    let state = TcpState::ESTABLISHED;
+    diag::Socket { id, state, inode: 1, v6_only: false, role: Role::Subflow(info), transfer: None }
+}
+
 fn listener() -> diag::Socket {
     let any = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     let id = SocketId { local: any(80), remote: any(0), if_index: None, cookie: Cookie(1) };
-    diag::Socket { id, state: TcpState::LISTEN, inode: 1, v6_only: false, role: Role::Other }
+    diag::Socket { id, state: TcpState::LISTEN, inode: 1, v6_only: false, role: Role::Other, transfer: None }
 }
 
 /// The IPv6 form of an IPv4 end.

@@ -1,0 +1,225 @@
+//! Looks at the sockets of subflows: whether those in use still carry data, whether connections that were
+//! idle are in use again, and whether they are still there at all; and resets what is dead.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::managed::Asked;
+use super::{MOST_SENT, Paths};
+use crate::command::{PathCommand, Request, SocketRequest, SubflowEnds};
+use crate::connections::{End, Subflow};
+use crate::diag::{Role, Socket, TcpState};
+use crate::engine::outbox::Outbox;
+use crate::engine::{Failure, Ticket};
+use crate::liveness::{Finding, LivenessPolicy, Verdict};
+use crate::plugin::{Cause, Health, Trouble};
+use crate::types::{Errno, Token};
+
+/// Whether connections are still there is asked now and then: the kernel does not tell of one that its
+/// peer aborted (MP_FASTCLOSE; net/mptcp/protocol.c, `mptcp_check_fastclose`).
+#[derive(Debug, Default)]
+pub(super) struct Check {
+    /// The next in the table.
+    place: usize,
+    /// So many are still to be asked for.
+    left: usize,
+}
+
+impl Check {
+    pub(super) fn has_work(&self) -> bool {
+        self.left > 0
+    }
+
+    /// One was not there any more: the last of the table is in its place now, and where there is one, there
+    /// are more.
+    pub(super) fn gone(&mut self, count: usize) {
+        self.place = self.place.saturating_sub(1);
+        self.left = count;
+    }
+}
+
+impl Paths {
+    /// Every connection is to be asked for.
+    pub(in crate::engine) fn begin_check(&mut self) {
+        self.check.left = self.live.len();
+    }
+
+    /// Asks for some of the connections.
+    pub(super) fn check(&mut self, outbox: &mut Outbox, now: Instant) {
+        while self.check.left > 0 && outbox.queue.len() < MOST_SENT {
+            self.check.left -= 1;
+            let (token, place) = self.live.next_from(self.check.place);
+            self.check.place = place;
+            let Some(token) = token else { return self.check.left = 0 };
+            self.ask(PathCommand::Probe(token), token, Asked::Check, outbox, now);
+            if self.live.get_mut(token).is_some_and(|managed| managed.watched > 0) && !self.liveness.is_watched(token) {
+                self.ask(SocketRequest::Connection(token), token, Asked::Activity, outbox, now);
+            }
+        }
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        request: impl Into<Request>,
+        token: Token,
+        asked: Asked,
+        outbox: &mut Outbox,
+        now: Instant,
+    ) {
+        let ticket = outbox.send(request.into(), now);
+        self.asked.push_back((ticket, token, asked));
+    }
+
+    /// A connection has the subflows that it has: it is looked at if they can be compared, or if `single` and
+    /// there is one. Only the side that can join again has something to gain.
+    pub(super) fn watch(&mut self, token: Token, single: bool, policy: &LivenessPolicy, now: Instant) {
+        let Some(managed) = self.live.get_mut(token) else { return };
+        let flows = managed.connection.subflows.iter().filter(|flow| may_be_looked_at(flow)).count();
+        let enough = flows >= if single { 1 } else { 2 };
+        let wanted = enough && !managed.connection.server_side && policy.blackhole.is_some();
+        let flows = if wanted { u8::try_from(flows).unwrap_or(u8::MAX) } else { 0 };
+        if std::mem::replace(&mut managed.watched, flows) == flows {
+            return;
+        }
+        if flows > 0 {
+            self.liveness.watch(token, policy, now);
+        } else {
+            self.liveness.forget(token);
+        }
+    }
+
+    /// Looks at the connections whose time has come.
+    pub(super) fn look(&mut self, outbox: &mut Outbox, now: Instant) {
+        while outbox.queue.len() < MOST_SENT {
+            let Some(token) = self.liveness.next_due(now) else { return };
+            let managed = self.live.get_mut(token);
+            let flows = managed.map(|managed| managed.connection.subflows.clone()).unwrap_or_default();
+            let flows: Vec<Subflow> = flows.into_iter().filter(may_be_looked_at).collect();
+            self.liveness.begin(token, flows.len());
+            for flow in flows {
+                let asked = Asked::Look(flow.local.told(), flow.remote.told());
+                self.ask(SocketRequest::Subflow(flow.socket()), token, asked, outbox, now);
+            }
+        }
+    }
+
+    /// Takes a socket as an answer.
+    pub(in crate::engine) fn collect_socket(
+        &mut self,
+        ticket: Ticket,
+        socket: &Socket,
+        policy: &LivenessPolicy,
+        outbox: &mut Outbox,
+        now: Instant,
+    ) {
+        if self.call_off(ticket, socket, outbox, now) {
+            return;
+        }
+        let Some((_, token, asked)) = self.asked.iter_mut().find(|(asked, ..)| *asked == ticket) else { return };
+        let token = *token;
+        let is_its = matches!(socket.role, Role::Subflow(info) if info.token == token);
+        match (*asked, socket.role) {
+            (Asked::Look(local, remote), _) if is_its => {
+                if let Some(transfer) = socket.transfer {
+                    self.liveness.sampled(token, (local, remote), transfer);
+                }
+            }
+            (Asked::Find(local, remote), _) if is_its && socket.state != TcpState::LISTEN => {
+                *asked = Asked::Other;
+                self.ask(SocketRequest::Destroy(socket.id), token, Asked::Reset(local, remote), outbox, now);
+            }
+            (Asked::Gap, Role::Connection(info)) => {
+                let silent = self.liveness.missing(token, info.receive_next, policy, now);
+                self.find(token, &silent, now);
+            }
+            (Asked::Activity, Role::Connection(info)) => {
+                let moved = low_half(info.write_sequence.wrapping_add(info.receive_next));
+                let before = self.live.get_mut(token).map(|managed| std::mem::replace(&mut managed.moved, moved));
+                if before.is_some_and(|before| before != moved) {
+                    self.liveness.watch(token, policy, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the end of a question about a socket, or of its reset.
+    pub(super) fn end_of_socket(
+        &mut self,
+        token: Token,
+        asked: Asked,
+        result: Result<(), Failure<'_>>,
+        policy: &LivenessPolicy,
+        (outbox, now): (&mut Outbox, Instant),
+    ) {
+        match asked {
+            Asked::Look(..) => {
+                let Some(look) = self.liveness.answered(token, policy, now) else { return };
+                self.find(token, &look.findings, now);
+                if look.asks_for_gap {
+                    self.ask(SocketRequest::Connection(token), token, Asked::Gap, outbox, now);
+                }
+            }
+            Asked::Find(local, remote) => self.not_reset.push((token, local, remote)),
+            Asked::Reset(local, remote) => {
+                let Err(Failure::Refused(refusal)) = result else { return };
+                // Without CONFIG_INET_DIAG_DESTROY there is the other way, which leaves the socket to its timers.
+                self.resets &= !matches!(refusal.errno, Errno::OPNOTSUPP | Errno::PERM);
+                self.not_reset.push((token, local, remote));
+            }
+            _ => {}
+        }
+    }
+
+    /// What could not be reset is closed the other way.
+    pub(super) fn close_what_was_not_reset(&mut self, outbox: &mut Outbox, now: Instant) {
+        for (token, local, remote) in std::mem::take(&mut self.not_reset) {
+            // The connection may have gone meanwhile.
+            if self.live.contains(token) {
+                let ends = SubflowEnds { token, local, remote };
+                self.ask(PathCommand::DestroySubflow(ends), token, Asked::Destroy(local, remote), outbox, now);
+            }
+        }
+    }
+
+    /// Subflows are found to fare otherwise than before.
+    fn find(&mut self, token: Token, findings: &[Finding], now: Instant) {
+        for Finding { local, remote, verdict } in findings.iter().copied() {
+            self.change(token, |managed| {
+                let flow = managed.connection.subflows.iter_mut().find(|flow| is(flow, local, remote));
+                flow.is_some_and(|flow| judge(flow, verdict, now))
+            });
+        }
+    }
+}
+
+fn low_half(number: u64) -> u32 {
+    u32::try_from(number & u64::from(u32::MAX)).unwrap_or_default()
+}
+
+fn is(flow: &Subflow, local: End, remote: End) -> bool {
+    flow.local == local && flow.remote == remote
+}
+
+/// Whether it could carry data, so that its silence means something.
+fn may_be_looked_at(flow: &Subflow) -> bool {
+    let silent = matches!(flow.health, Health::Dead(trouble) if trouble.cause == Cause::Silence);
+    !flow.closing && (silent || !flow.health.is_lost())
+}
+
+/// Takes a verdict; whether that matters. It says nothing of a link.
+fn judge(flow: &mut Subflow, verdict: Verdict, now: Instant) -> bool {
+    if !may_be_looked_at(flow) {
+        return false;
+    }
+    let trouble = match flow.health {
+        Health::Sound => Trouble { cause: Cause::Silence, since: now },
+        Health::Suspect(trouble) | Health::Dead(trouble) => trouble,
+    };
+    let health = match verdict {
+        Verdict::Fine => Health::Sound,
+        Verdict::Doubtful => Health::Suspect(trouble),
+        Verdict::Silent => Health::Dead(trouble),
+    };
+    std::mem::replace(&mut flow.health, health) != health
+}

@@ -1,0 +1,394 @@
+//! Which subflows carry nothing although their links are up: judged by samples of their sockets, and
+//! when the next samples are to be taken.
+//!
+//! A connection is looked at often while data moves on it, ever more seldom when none does, and then not
+//! at all until somebody says that it is in use again: an idle host is not woken. Pure: samples and the
+//! time come in, verdicts and one deadline go out.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use crate::connections::{End, TokenMap};
+use crate::diag::Transfer;
+use crate::types::Token;
+
+/// How silent subflows are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LivenessPolicy {
+    /// A subflow on which nothing is acknowledged for so long, and for longer than its round-trip time
+    /// explains, is dead if another works; `None` looks for none.
+    pub(crate) blackhole: Option<Duration>,
+    /// Time between two looks at a connection on which data moves.
+    pub(crate) poll: Duration,
+    /// A link or address that came back is used again after that.
+    pub(crate) return_delay: Duration,
+}
+
+impl Default for LivenessPolicy {
+    fn default() -> Self {
+        let millis = Duration::from_millis;
+        Self { blackhole: Some(millis(100)), poll: millis(20), return_delay: Duration::ZERO }
+    }
+}
+
+/// What the samples of a connection's subflows say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It carries data, or has none to carry.
+    Fine,
+    /// It is silent, and nothing tells whether that is its own fault.
+    Doubtful,
+    /// It is silent, and another is not.
+    Silent,
+}
+
+/// A subflow whose verdict is another than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) local: End,
+    pub(crate) remote: End,
+    pub(crate) verdict: Verdict,
+}
+
+/// What follows from a complete look.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) findings: SmallVec<[Finding; 1]>,
+    /// Whether data is missing between what came must be asked, and told to
+    /// [`missing`](Liveness::missing).
+    pub(crate) asks_for_gap: bool,
+}
+
+/// Another subflow that was silent for at most so long works.
+const RECENTLY: Duration = Duration::from_millis(50);
+/// A connection on which nothing moved for so long between two looks is not looked at any more.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// Whatever the samples say, nobody waits longer than that before a subflow is called silent.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(4);
+/// One look at a subflow in so long, for the host as a whole: 5 us each make that a fortieth of a processor.
+const LOOK_ONCE_IN: Duration = Duration::from_micros(200);
+/// A subflow on which data came in so many looks in a row is in use by the peer.
+const IN_USE: u8 = 8;
+/// A gap that stays for so long is one that the silent subflow would have to fill.
+const GAP_STAYS: Duration = Duration::from_millis(40);
+
+/// Every connection that is looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Liveness {
+    watched: TokenMap<Watched>,
+    /// When connections are to be looked at; an entry counts if the connection says the same.
+    queue: BinaryHeap<Reverse<(Instant, Token)>>,
+    /// When the looks so far will be paid for.
+    paid: Option<Instant>,
+    /// A path on which a subflow was found silent: the others on it were hastened to at that time.
+    hastened: Option<(IpAddr, Instant)>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    flows: SmallVec<[Flow; 2]>,
+    due: Instant,
+    looked: Instant,
+    /// From one look to the next, as planned.
+    pause: Duration,
+    /// Samples of the present look that have not come yet.
+    open: u8,
+    gap: Option<Gap>,
+    /// Bytes that moved between the last two looks, per millisecond.
+    rate: u64,
+}
+
+/// Up to where data came without a gap when that was asked.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    next: u64,
+    since: Instant,
+    /// Bytes that had come on all subflows.
+    received: u64,
+}
+
+#[derive(Debug)]
+struct Flow {
+    local: End,
+    remote: End,
+    /// The last sample.
+    transfer: Transfer,
+    /// For how long nothing was acknowledged that should be, by this clock.
+    silent: Duration,
+    /// Looks in a row in which data came.
+    receiving: u8,
+    /// It is part of the present look.
+    present: bool,
+    /// It was part of an earlier one.
+    known: bool,
+    moved: u64,
+    verdict: Verdict,
+}
+
+impl Liveness {
+    /// A connection is in use, or may be: it is looked at soon, and often while data moves.
+    pub(crate) fn watch(&mut self, token: Token, policy: &LivenessPolicy, now: Instant) {
+        let due = now + policy.poll;
+        let fresh =
+            || Watched { flows: SmallVec::new(), due, looked: now, pause: policy.poll, open: 0, gap: None, rate: 0 };
+        let known = self.watched.contains_key(&token);
+        let watched = self.watched.entry(token).or_insert_with(fresh);
+        watched.pause = policy.poll;
+        if watched.open == 0 && (!known || watched.due > due) {
+            watched.due = due;
+            self.queue.push(Reverse((due, token)));
+        }
+    }
+
+    /// The connection is gone, or has nothing to be compared.
+    pub(crate) fn forget(&mut self, token: Token) {
+        if self.watched.remove(&token).is_some() && self.watched.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    pub(crate) fn is_watched(&self, token: Token) -> bool {
+        self.watched.contains_key(&token)
+    }
+
+    /// Bytes per millisecond that moved on the connection lately.
+    pub(crate) fn rate(&self, token: Token) -> u64 {
+        self.watched.get(&token).map_or(0, |watched| watched.rate)
+    }
+
+    /// When there is a connection to be looked at.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((time, _))| *time)
+    }
+
+    /// A connection to be looked at now: its subflows are to be sampled, as many as are then told to
+    /// [`begin`](Self::begin).
+    pub(crate) fn next_due(&mut self, now: Instant) -> Option<Token> {
+        while let Some(Reverse((time, token))) = self.queue.peek().copied().filter(|Reverse((time, _))| *time <= now) {
+            self.queue.pop();
+            if self.watched.get(&token).is_some_and(|watched| watched.due == time && watched.open == 0) {
+                return Some(token);
+            }
+        }
+        None
+    }
+
+    /// A look begins, of so many samples.
+    pub(crate) fn begin(&mut self, token: Token, samples: usize) {
+        let Some(watched) = self.watched.get_mut(&token) else { return };
+        watched.open = u8::try_from(samples).unwrap_or(u8::MAX);
+        watched.flows.iter_mut().for_each(|flow| flow.present = false);
+        if samples == 0 {
+            self.forget(token);
+        }
+    }
+
+    /// A sample of a subflow came.
+    pub(crate) fn sampled(&mut self, token: Token, (local, remote): (SocketAddr, SocketAddr), transfer: Transfer) {
+        let Some(watched) = self.watched.get_mut(&token) else { return };
+        let (local, remote) = (End::from(local), End::from(remote));
+        let place = watched.flows.iter().position(|flow| flow.local == local && flow.remote == remote);
+        match place.and_then(|place| watched.flows.get_mut(place)) {
+            Some(flow) => flow.sampled(transfer),
+            None => watched.flows.push(Flow::new(local, remote, transfer)),
+        }
+    }
+
+    /// One question of the present look is answered, or will not be; with the last, the look is complete.
+    pub(crate) fn answered(&mut self, token: Token, policy: &LivenessPolicy, now: Instant) -> Option<Look> {
+        let watched = self.watched.get_mut(&token)?;
+        watched.open = watched.open.saturating_sub(1);
+        if watched.open > 0 {
+            return None;
+        }
+        watched.flows.retain(|flow| flow.present);
+        let look = watched.judge(policy, now);
+        let found = look.findings.iter().find(|finding| finding.verdict == Verdict::Silent);
+        let path = found.map(|finding| finding.local.ip());
+        self.plan(token, policy, now);
+        if let Some(address) = path {
+            self.hasten(address, now);
+        }
+        Some(look)
+    }
+
+    /// Plans the next look.
+    fn plan(&mut self, token: Token, policy: &LivenessPolicy, now: Instant) {
+        let Some(watched) = self.watched.get_mut(&token) else { return };
+        watched.pause = if watched.is_busy() { policy.poll } else { watched.pause * 2 };
+        if watched.pause > LONGEST_PAUSE.max(policy.poll) {
+            return self.forget(token);
+        }
+        let paid = self.paid.map_or(now, |paid| paid.max(now));
+        watched.due = (now + watched.pause).max(paid);
+        self.queue.push(Reverse((watched.due, token)));
+        let looks = u32::try_from(watched.flows.len()).unwrap_or(u32::MAX);
+        self.paid = Some(paid + LOOK_ONCE_IN * looks);
+    }
+
+    /// What is silent on a path may be so for other connections too: they are looked at at once.
+    fn hasten(&mut self, address: IpAddr, now: Instant) {
+        if self.hastened.is_some_and(|(hastened, at)| hastened == address && now < at + RECENTLY) {
+            return;
+        }
+        self.hastened = Some((address, now));
+        for (token, watched) in &mut self.watched {
+            let concerned = watched.flows.iter().any(|flow| flow.local.ip() == address && flow.is_waiting());
+            if concerned && watched.open == 0 && watched.due > now {
+                watched.due = now;
+                self.queue.push(Reverse((now, *token)));
+            }
+        }
+    }
+
+    /// What comes on the connection ends at that number, behind which something is missing or not: the
+    /// subflows that are silent because of it.
+    pub(crate) fn missing(
+        &mut self,
+        token: Token,
+        next: u64,
+        policy: &LivenessPolicy,
+        now: Instant,
+    ) -> SmallVec<[Finding; 1]> {
+        let Some(watched) = self.watched.get_mut(&token) else { return SmallVec::new() };
+        let received = watched.flows.iter().map(|flow| flow.transfer.received).sum();
+        match watched.gap.filter(|gap| gap.next == next) {
+            // Data came, and it was not what is missing.
+            Some(gap) if gap.since + GAP_STAYS <= now && gap.received < received => watched.judge_receivers(policy),
+            Some(_) => SmallVec::new(),
+            None => {
+                watched.gap = Some(Gap { next, since: now, received });
+                SmallVec::new()
+            }
+        }
+    }
+}
+
+impl Watched {
+    fn is_busy(&self) -> bool {
+        self.flows.iter().any(|flow| flow.is_waiting() || flow.moved > 0 || !flow.known)
+    }
+
+    fn judge(&mut self, policy: &LivenessPolicy, now: Instant) -> Look {
+        let elapsed = now.saturating_duration_since(self.looked);
+        self.looked = now;
+        // Who looks late does not know when what happened meanwhile did: the machine may have stood still.
+        let counted = elapsed.min(self.pause + policy.poll);
+        self.flows.iter_mut().for_each(|flow| flow.count(counted, policy.poll));
+        let moved: u64 = self.flows.iter().map(|flow| flow.moved).sum();
+        self.rate = moved / u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+        let mut look = Look::default();
+        let Some(blackhole) = policy.blackhole else { return look };
+        for place in 0..self.flows.len() {
+            let works = |(other, flow): (usize, &Flow)| other != place && flow.silent <= RECENTLY;
+            let another_works = self.flows.iter().enumerate().any(works);
+            let Some(flow) = self.flows.get_mut(place) else { continue };
+            let verdict = match (flow.silent >= flow.patience(blackhole), another_works) {
+                // What was found silent for want of data that did not come stays so until some does.
+                (false, _) if flow.verdict != Verdict::Fine && flow.moved == 0 && flow.silent.is_zero() => flow.verdict,
+                (false, _) => Verdict::Fine,
+                (true, false) => Verdict::Doubtful,
+                (true, true) => Verdict::Silent,
+            };
+            look.findings.extend(flow.is_told(verdict));
+        }
+        look.asks_for_gap = self.flows.iter().any(|flow| flow.may_have_stopped(blackhole / 2)) && self.receives();
+        if !look.asks_for_gap {
+            self.gap = None;
+        }
+        look
+    }
+
+    /// Whether data comes on some subflow.
+    fn receives(&self) -> bool {
+        self.flows.iter().any(|flow| flow.receiving > 0 && flow.transfer.last_data <= RECENTLY)
+    }
+
+    /// Data is missing: the subflows that were in use until it was.
+    fn judge_receivers(&mut self, policy: &LivenessPolicy) -> SmallVec<[Finding; 1]> {
+        let Some(blackhole) = policy.blackhole.filter(|_| self.receives()) else { return SmallVec::new() };
+        let silent = self.flows.iter_mut().filter(|flow| flow.may_have_stopped(flow.receiver_patience(blackhole)));
+        silent.filter_map(|flow| flow.is_told(Verdict::Silent)).collect()
+    }
+}
+
+impl Flow {
+    fn new(local: End, remote: End, transfer: Transfer) -> Self {
+        Self {
+            local,
+            remote,
+            transfer,
+            silent: Duration::ZERO,
+            receiving: 0,
+            present: true,
+            known: false,
+            moved: 0,
+            verdict: Verdict::Fine,
+        }
+    }
+
+    fn sampled(&mut self, transfer: Transfer) {
+        let before = std::mem::replace(&mut self.transfer, transfer);
+        let received = transfer.received.saturating_sub(before.received);
+        self.moved = received.saturating_add(transfer.acknowledged.saturating_sub(before.acknowledged));
+        self.receiving = match received {
+            0 if transfer.last_data > LONGEST_PATIENCE => 0,
+            0 => self.receiving,
+            _ => self.receiving.saturating_add(1),
+        };
+        if before.unacknowledged == 0 || transfer.acknowledged != before.acknowledged {
+            self.silent = Duration::ZERO;
+        }
+        (self.present, self.known) = (true, true);
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.transfer.unacknowledged > 0
+    }
+
+    /// Counts the time since the last look as silent, if it was. What began in between was silent for as long
+    /// as between two looks at most; and any acknowledgement, of whatever, shows that the path works.
+    fn count(&mut self, counted: Duration, poll: Duration) {
+        if !self.is_waiting() {
+            self.silent = Duration::ZERO;
+            return;
+        }
+        let counted = if self.silent.is_zero() { counted.min(poll) } else { counted };
+        self.silent = (self.silent + counted).min(self.transfer.last_acknowledgement);
+    }
+
+    /// How long an acknowledgement may take: longer than the round-trip time and what waits before it on the
+    /// way explain.
+    fn patience(&self, blackhole: Duration) -> Duration {
+        let Transfer { round_trip, deviation, timeout, delivery_rate, segment, unacknowledged, .. } = self.transfer;
+        // A path of which nothing is known yet may be slow.
+        let drain = if delivery_rate == 0 {
+            timeout
+        } else {
+            let bytes = u64::from(unacknowledged) * u64::from(segment);
+            Duration::from_micros(bytes.saturating_mul(2_000_000) / delivery_rate)
+        };
+        let usual = (round_trip * 2 + deviation * 4).max(drain);
+        blackhole.max(usual.min(LONGEST_PATIENCE))
+    }
+
+    fn receiver_patience(&self, blackhole: Duration) -> Duration {
+        let Transfer { round_trip, receiver_round_trip, .. } = self.transfer;
+        blackhole.max((round_trip.max(receiver_round_trip) * 2).min(LONGEST_PATIENCE))
+    }
+
+    /// Data came for a while, and none for that long.
+    fn may_have_stopped(&self, time: Duration) -> bool {
+        self.receiving >= IN_USE && self.transfer.last_data >= time
+    }
+
+    /// The verdict, if that is news.
+    fn is_told(&mut self, verdict: Verdict) -> Option<Finding> {
+        let news = std::mem::replace(&mut self.verdict, verdict) != verdict;
+        news.then_some(Finding { local: self.local, remote: self.remote, verdict })
+    }
+}
