@@ -162,6 +162,12 @@ impl Connection {
         initial || self.remotes.iter().any(|(_, known)| *known == remote)
     }
 
+    /// Whether this host opened a subflow from that port: on the side that connected, a peer that joins comes
+    /// to the port of the connection or to one that was announced.
+    pub(crate) fn is_from_here(&self, port: u16) -> bool {
+        !self.server_side && port != self.local.port && !self.own.iter().any(|own| own.announced && own.port == port)
+    }
+
     /// A subflow was established, or is there; whether the ids of this host's addresses are in doubt.
     pub(crate) fn add_subflow(&mut self, told: &event::Subflow, origin: Origin, backup: bool, now: Instant) -> bool {
         let doubtful = self.meet_id(told.local.ip().to_canonical(), told.local_id);

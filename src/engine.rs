@@ -56,7 +56,7 @@ pub(crate) enum Input<'a> {
     /// Something happened to a connection.
     Mptcp(MptcpEvent),
     /// Part of an answer.
-    Answer(Ticket, Answer),
+    Answer(Ticket, Answer<'a>),
     /// A request is done; no more answers follow.
     End(Ticket, Result<(), Failure<'a>>),
     /// Messages about the network were lost; those from before are still to come.
@@ -81,11 +81,11 @@ pub(crate) enum Input<'a> {
 
 /// Part of an answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Answer<'a> {
     Endpoint(Endpoint),
     Limits(Limits),
     Route(RouteAnswer),
-    Socket(Socket),
+    Socket(&'a Socket),
 }
 
 /// Why a request failed.
@@ -368,7 +368,7 @@ impl Engine {
         self.dirty = true;
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
+    fn answer(&mut self, ticket: Ticket, answer: Answer<'_>, now: Instant) {
         match answer {
             Answer::Endpoint(endpoint) => {
                 if !(self.manages_connections() && self.paths.collect(ticket, &endpoint)) {
@@ -378,9 +378,9 @@ impl Engine {
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
             Answer::Socket(socket) => {
                 if self.manages_connections() {
-                    self.listeners.collect(ticket, &socket);
+                    self.listeners.collect(ticket, socket);
                     let liveness = self.policy.paths.liveness;
-                    self.paths.collect_socket(ticket, &socket, &liveness, &mut self.outbox, now);
+                    self.paths.collect_socket(ticket, socket, &liveness, &mut self.outbox, now);
                 }
             }
             Answer::Route(route) => {

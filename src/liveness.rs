@@ -366,12 +366,9 @@ impl Flow {
     fn patience(&self, blackhole: Duration) -> Duration {
         let Transfer { round_trip, deviation, timeout, delivery_rate, segment, unacknowledged, .. } = self.transfer;
         // A path of which nothing is known yet may be slow.
-        let drain = if delivery_rate == 0 {
-            timeout
-        } else {
-            let bytes = u64::from(unacknowledged) * u64::from(segment);
-            Duration::from_micros(bytes.saturating_mul(2_000_000) / delivery_rate)
-        };
+        let bytes = u64::from(unacknowledged) * u64::from(segment);
+        let drain = bytes.saturating_mul(2_000_000).checked_div(delivery_rate);
+        let drain = drain.map_or(timeout, Duration::from_micros);
         let usual = (round_trip * 2 + deviation * 4).max(drain);
         blackhole.max(usual.min(LONGEST_PATIENCE))
     }

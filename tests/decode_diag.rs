@@ -113,6 +113,14 @@ fn the_name_of_one_socket_is_encoded_as_the_kernel_gave_it() {
     assert!(count > 20, "{count} sockets are in the captures");
 }
 
+/// The connection of the captures; the sequence numbers are those of ss.
+const CONNECTION: ConnectionInfo = ConnectionInfo {
+    token: Token(0x9fde_856b),
+    fallback: false,
+    write_sequence: 17_611_291_469_118_021_403,
+    receive_next: 13_732_892_618_534_924_052,
+};
+
 #[test]
 fn connections_and_their_subflows_decode_to_what_was_captured() {
     let connections = sockets(CLIENT, &REQUESTS[2]);
@@ -123,7 +131,8 @@ fn connections_and_their_subflows_decode_to_what_was_captured() {
             state: TcpState::ESTABLISHED,
             inode: 282_176,
             v6_only: false,
-            role: Role::Connection(ConnectionInfo { token: Token(0x9fde_856b), fallback: false }),
+            role: Role::Connection(CONNECTION),
+            transfer: None,
         }
     );
     assert_eq!(sockets(ONE, &REQUESTS[6]), connections[..1]);

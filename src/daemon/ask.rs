@@ -80,7 +80,7 @@ impl Taker<'_> {
         }
         let Some(request) = asked.find(ticket) else { return Ok(()) };
         let socket = diag::decode_socket(message, &request);
-        if let Ok(Some(socket)) = socket {
+        if let Ok(Some(socket)) = &socket {
             self.engine.handle(Input::Answer(ticket, Answer::Socket(socket)), self.now);
         }
         if request.is_about_one() {

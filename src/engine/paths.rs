@@ -19,14 +19,14 @@ mod watch;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use self::converge::Work;
 use self::managed::{Asked, Managed};
 use self::renewal::Renewal;
 use self::table::Table;
-use self::watch::Check;
+use self::watch::{Check, Dead};
 use super::ids::Ids;
 use super::listeners::Listeners;
 use super::outbox::Outbox;
@@ -83,8 +83,7 @@ pub(super) struct Paths {
     renewal: Renewal,
     /// The kernel closes sockets on demand, as far as is known.
     resets: bool,
-    /// Subflows that were to be reset and could not.
-    not_reset: Vec<(Token, SocketAddr, SocketAddr)>,
+    dead: Vec<Dead>,
     /// Addresses that became usable not long ago, and when they may be used.
     fresh: Vec<(IpAddr, IfIndex, Instant)>,
     /// Which addresses are usable was known before.
@@ -122,7 +121,7 @@ impl Paths {
             liveness: Liveness::default(),
             renewal: Renewal::default(),
             resets: true,
-            not_reset: Vec::new(),
+            dead: Vec::new(),
             fresh: Vec::new(),
             knows_usable: false,
         }
@@ -256,8 +255,12 @@ impl Paths {
         self.renewal.forget();
         for (_, token, asked) in std::mem::take(&mut self.asked) {
             let looks = matches!(asked, Asked::Look(..));
-            if looks {
-                self.liveness.forget(token);
+            match asked {
+                Asked::Look(..) => self.liveness.forget(token),
+                Asked::Find(local, remote) | Asked::Reset(local, remote) => {
+                    self.dead.push(Dead { token, local, remote, socket: None });
+                }
+                _ => {}
             }
             self.change(token, |managed| {
                 managed.watched = if looks { 0 } else { managed.watched };
@@ -280,7 +283,7 @@ impl Paths {
 
     /// Whether there is work that waits for nothing.
     pub(super) fn has_work(&self) -> bool {
-        let queued = !self.dirty.is_empty() || !self.sweep.is_empty() || !self.not_reset.is_empty();
+        let queued = !self.dirty.is_empty() || !self.sweep.is_empty() || !self.dead.is_empty();
         queued
             || self.view_changed
             || self.rerouted
@@ -316,7 +319,7 @@ impl Paths {
             self.converge(token, host, listeners, outbox);
         }
         self.tidy_timers();
-        self.close_what_was_not_reset(outbox, host.now);
+        self.close_dead(host, outbox);
         self.begin_renewal(outbox, host.now);
         self.look(outbox, host.now);
         self.check(outbox, host.now);

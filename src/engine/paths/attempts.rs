@@ -156,9 +156,10 @@ impl Attempt {
 
     /// The kernel is told to begin it.
     pub(super) fn begun(&mut self, backup: bool, now: Instant) {
-        if matches!(self.state, State::Pending(since) if since + LONGEST_PENDING <= now) {
-            // What became of the one before has been missed.
-            self.flying = 0;
+        if let State::Pending(since) = self.state {
+            // What became of the one before has been missed, or it has no answer yet and this is the second.
+            self.flying = if since + LONGEST_PENDING <= now { 0 } else { self.flying };
+            self.again = false;
         }
         // Of several on their way, nothing tells which was established: all ask for the same.
         if self.flying == 0 {

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::attempts::{Attempt, State, TURNED_AWAY};
@@ -155,6 +155,15 @@ impl Managed {
         if places.peek().is_some() {
             self.apart = places.any(|place| place.unusable == Some(Unusable::Apart));
         }
+    }
+
+    /// Whether a subflow that was dead may be closed: another works, and if that one is back, has proved it.
+    pub(super) fn may_be_closed(&self, host: &Host<'_>, local: SocketAddr, remote: SocketAddr) -> bool {
+        let Some(flow) = self.connection.subflows.iter().find(|flow| flow.is(local, remote)) else { return false };
+        let silent = matches!(flow.health, Health::Dead(trouble) if trouble.cause == Cause::Silence);
+        let is_dead = silent || place_of(host.view, flow).is_none_or(|place| !place.alive);
+        let mut others = self.connection.subflows.iter().filter(|flow| flow.is_sound());
+        others.any(|other| is_dead || sound_since(other) <= host.now)
     }
 
     fn sound(&self) -> usize {

@@ -128,13 +128,14 @@ impl Managed {
 
     pub(super) fn subflow_established(&mut self, told: &event::Subflow, now: Instant) {
         let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
-        let leads = self.connection.leads_to(remote);
+        // A failure without a port may have been taken for one of this path, and the attempt be forgotten.
+        let ours = self.connection.leads_to(remote) || self.connection.is_from_here(told.local.port());
         let (origin, backup) = match self.attempt_at(told, local, remote) {
             Some(attempt) => {
                 attempt.succeeded(now);
                 (Origin::Local, attempt.backup)
             }
-            None if leads => (Origin::Local, false),
+            None if ours => (Origin::Local, false),
             None => (Origin::Peer, false),
         };
         self.attempts.retain(|attempt| !attempt.is_settled());

@@ -196,7 +196,7 @@ impl Host {
                 self.engine.handle(Input::Answer(*ticket, Answer::Endpoint(*listed)), now);
             }
             Told::Socket(ticket, socket) => {
-                self.engine.handle(Input::Answer(*ticket, Answer::Socket(*socket)), now);
+                self.engine.handle(Input::Answer(*ticket, Answer::Socket(socket)), now);
             }
             Told::Listening(wanted) => {
                 self.engine.handle(Input::Listening { wanted: *wanted, result: Ok(*wanted) }, now);

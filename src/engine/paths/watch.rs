@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::managed::Asked;
-use super::{MOST_SENT, Paths};
+use super::{Host, MOST_SENT, Paths};
 use crate::command::{PathCommand, Request, SocketRequest, SubflowEnds};
 use crate::connections::{End, Subflow};
-use crate::diag::{Role, Socket, TcpState};
+use crate::diag::{Role, Socket, SocketId, TcpState};
 use crate::engine::outbox::Outbox;
 use crate::engine::{Failure, Ticket};
 use crate::liveness::{Finding, LivenessPolicy, Verdict};
@@ -23,6 +23,15 @@ pub(super) struct Check {
     place: usize,
     /// So many are still to be asked for.
     left: usize,
+}
+
+/// A subflow to be closed: by its socket, or by a command where that is not known or of no use.
+#[derive(Debug)]
+pub(super) struct Dead {
+    pub(super) token: Token,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) socket: Option<SocketId>,
 }
 
 impl Check {
@@ -126,7 +135,7 @@ impl Paths {
             }
             (Asked::Find(local, remote), _) if is_its && socket.state != TcpState::LISTEN => {
                 *asked = Asked::Other;
-                self.ask(SocketRequest::Destroy(socket.id), token, Asked::Reset(local, remote), outbox, now);
+                self.dead.push(Dead { token, local, remote, socket: Some(socket.id) });
             }
             (Asked::Gap, Role::Connection(info)) => {
                 let silent = self.liveness.missing(token, info.receive_next, policy, now);
@@ -160,25 +169,36 @@ impl Paths {
                     self.ask(SocketRequest::Connection(token), token, Asked::Gap, outbox, now);
                 }
             }
-            Asked::Find(local, remote) => self.not_reset.push((token, local, remote)),
+            Asked::Find(local, remote) => self.dead.push(Dead { token, local, remote, socket: None }),
             Asked::Reset(local, remote) => {
                 let Err(Failure::Refused(refusal)) = result else { return };
                 // Without CONFIG_INET_DIAG_DESTROY there is the other way, which leaves the socket to its timers.
                 self.resets &= !matches!(refusal.errno, Errno::OPNOTSUPP | Errno::PERM);
-                self.not_reset.push((token, local, remote));
+                self.dead.push(Dead { token, local, remote, socket: None });
             }
             _ => {}
         }
     }
 
-    /// What could not be reset is closed the other way.
-    pub(super) fn close_what_was_not_reset(&mut self, outbox: &mut Outbox, now: Instant) {
-        for (token, local, remote) in std::mem::take(&mut self.not_reset) {
-            // The connection may have gone meanwhile.
-            if self.live.contains(token) {
-                let ends = SubflowEnds { token, local, remote };
-                self.ask(PathCommand::DestroySubflow(ends), token, Asked::Destroy(local, remote), outbox, now);
+    /// Closes what is dead by its socket, or else by a command.
+    pub(super) fn close_dead(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
+        for Dead { token, local, remote, socket } in std::mem::take(&mut self.dead) {
+            // The connection may have gone meanwhile, or what worked beside it.
+            let Some(managed) = self.live.get_mut(token) else { continue };
+            if !managed.may_be_closed(host, local, remote) {
+                let mut flows = managed.connection.subflows.iter_mut();
+                flows.find(|flow| flow.is(local, remote)).into_iter().for_each(|flow| flow.closing = false);
+                self.touch(token);
+                continue;
             }
+            let (request, asked) = match socket {
+                Some(socket) => (Request::Sockets(SocketRequest::Destroy(socket)), Asked::Reset(local, remote)),
+                None => {
+                    let ends = SubflowEnds { token, local, remote };
+                    (Request::Path(PathCommand::DestroySubflow(ends)), Asked::Destroy(local, remote))
+                }
+            };
+            self.ask(request, token, asked, outbox, host.now);
         }
     }
 
