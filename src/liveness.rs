@@ -211,7 +211,7 @@ impl Liveness {
         let path = found.map(|finding| finding.local.ip());
         self.plan(token, policy, now);
         if let Some(address) = path {
-            self.hasten(address, now);
+            self.hasten(token, address, now);
         }
         Some(look)
     }
@@ -231,12 +231,12 @@ impl Liveness {
     }
 
     /// What is silent on a path may be so for other connections too: they are looked at at once.
-    fn hasten(&mut self, address: IpAddr, now: Instant) {
+    fn hasten(&mut self, found: Token, address: IpAddr, now: Instant) {
         if self.hastened.is_some_and(|(hastened, at)| hastened == address && now < at + RECENTLY) {
             return;
         }
         self.hastened = Some((address, now));
-        for (token, watched) in &mut self.watched {
+        for (token, watched) in self.watched.iter_mut().filter(|(token, _)| **token != found) {
             let concerned = watched.flows.iter().any(|flow| flow.local.ip() == address && flow.is_waiting());
             if concerned && watched.open == 0 && watched.due > now {
                 watched.due = now;
@@ -387,5 +387,320 @@ impl Flow {
     fn is_told(&mut self, verdict: Verdict) -> Option<Finding> {
         let news = std::mem::replace(&mut self.verdict, verdict) != verdict;
         news.then_some(Finding { local: self.local, remote: self.remote, verdict })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: Token = Token(1);
+    const A: &str = "10.0.0.1:40000";
+    const B: &str = "10.0.1.1:40001";
+
+    fn millis(time: u64) -> Duration {
+        Duration::from_millis(time)
+    }
+
+    /// One connection whose subflows are sampled at every look.
+    struct Bench {
+        liveness: Liveness,
+        policy: LivenessPolicy,
+        now: Instant,
+        flows: Vec<(&'static str, Transfer)>,
+        received: u64,
+        looks: u32,
+    }
+
+    /// A fast path on which nothing waits.
+    fn idle() -> Transfer {
+        let (round_trip, deviation) = (millis(10), millis(5));
+        let (timeout, segment, delivery_rate) = (millis(210), 1400, 10_000_000);
+        Transfer {
+            round_trip,
+            deviation,
+            timeout,
+            segment,
+            delivery_rate,
+            last_data: millis(60_000),
+            ..idle_for(60_000)
+        }
+    }
+
+    fn idle_for(time: u64) -> Transfer {
+        Transfer { last_acknowledgement: millis(time), ..Transfer::default() }
+    }
+
+    impl Bench {
+        fn new(flows: &[&'static str]) -> Self {
+            let (policy, now) = (LivenessPolicy::default(), Instant::now());
+            let mut liveness = Liveness::default();
+            liveness.watch(TOKEN, &policy, now);
+            let flows = flows.iter().map(|local| (*local, idle())).collect();
+            Self { liveness, policy, now, flows, received: 0, looks: 0 }
+        }
+
+        fn change(&mut self, local: &str, change: impl Fn(&mut Transfer)) {
+            let flows = self.flows.iter_mut().filter(|(known, _)| *known == local);
+            flows.for_each(|(_, transfer)| change(transfer));
+        }
+
+        /// The next look, however late, and what it found of which subflow.
+        fn look(&mut self) -> Vec<(String, Verdict)> {
+            if self.liveness.next_due(self.now).is_none() {
+                return Vec::new();
+            }
+            self.looks += 1;
+            self.liveness.begin(TOKEN, self.flows.len());
+            let remote: SocketAddr = "192.0.2.1:80".parse().unwrap();
+            let mut found = None;
+            for (local, transfer) in self.flows.clone() {
+                self.liveness.sampled(TOKEN, (local.parse().unwrap(), remote), transfer);
+                found = self.liveness.answered(TOKEN, &self.policy, self.now);
+            }
+            let look = found.unwrap();
+            let mut findings = look.findings;
+            if look.asks_for_gap {
+                findings.extend(self.liveness.missing(TOKEN, self.received, &self.policy, self.now));
+            }
+            findings.iter().map(|finding| (finding.local.told().to_string(), finding.verdict)).collect()
+        }
+
+        /// Looks whenever one is due for so long, while `happens` says what became of the paths in that many
+        /// milliseconds; the time of the first finding since.
+        fn run(&mut self, time: u64, happens: impl Fn(&mut Self, u64)) -> Option<(u64, String, Verdict)> {
+            let begun = self.now;
+            while self.now < begun + millis(time) {
+                let Some(due) = self.liveness.deadline() else { break };
+                let passed = due.max(self.now) - self.now;
+                self.now += passed;
+                happens(self, u64::try_from(passed.as_millis()).unwrap());
+                if let Some((local, verdict)) = self.look().pop() {
+                    return Some((u64::try_from((self.now - begun).as_millis()).unwrap(), local, verdict));
+                }
+            }
+            None
+        }
+
+        /// Data is acknowledged on a subflow.
+        fn moves(&mut self, local: &str) {
+            self.change(local, |transfer| {
+                transfer.unacknowledged = 5;
+                transfer.acknowledged += 10_000;
+                transfer.last_acknowledgement = Duration::ZERO;
+            });
+        }
+
+        /// Nothing is, of what waits.
+        fn is_stuck(&mut self, local: &str, time: u64) {
+            self.change(local, |transfer| {
+                transfer.unacknowledged = 5;
+                transfer.last_acknowledgement += millis(time);
+            });
+        }
+
+        /// Data comes on a subflow.
+        fn receives(&mut self, local: &str) {
+            self.change(local, |transfer| {
+                transfer.received += 10_000;
+                transfer.last_data = millis(1);
+            });
+        }
+    }
+
+    fn silent(local: &str) -> impl Fn(Option<(u64, String, Verdict)>, u64, u64) {
+        let local = local.to_owned();
+        move |found, from, to| {
+            let (time, found, verdict) = found.unwrap();
+            assert_eq!((found, verdict), (local.clone(), Verdict::Silent));
+            assert!((from..=to).contains(&time), "after {time} ms");
+        }
+    }
+
+    #[test]
+    fn a_subflow_without_acknowledgements_is_silent_after_a_tenth_of_a_second_if_another_works() {
+        for works in [true, false] {
+            let mut bench = Bench::new(&[A, B]);
+            bench.run(1000, |bench, _| [A, B].iter().for_each(|local| bench.moves(local)));
+            let found = bench.run(1000, |bench, time| {
+                bench.is_stuck(A, time);
+                if works {
+                    bench.moves(B);
+                }
+            });
+            silent(A)(found, 100, 120);
+        }
+    }
+
+    #[test]
+    fn what_just_began_after_a_pause_is_not_silent_yet() {
+        let mut bench = Bench::new(&[A, B]);
+        assert_eq!(bench.run(2000, |_, _| ()), None);
+        // Whatever was acknowledged last was a minute ago.
+        let found = bench.run(3000, |bench, time| bench.is_stuck(A, time));
+        // The pause before was as long as that.
+        silent(A)(found, 80, 2560 + 100);
+        assert!(bench.liveness.watched[&TOKEN].pause == bench.policy.poll);
+    }
+
+    #[test]
+    fn alone_or_when_nothing_works_a_silent_subflow_is_doubtful_until_something_does() {
+        let mut bench = Bench::new(&[A]);
+        bench.run(1000, |bench, _| bench.moves(A));
+        let found = bench.run(1000, |bench, time| bench.is_stuck(A, time)).unwrap();
+        assert_eq!((found.1.as_str(), found.2), (A, Verdict::Doubtful));
+        bench.flows.push((B, idle()));
+        silent(A)(bench.run(1000, |bench, time| bench.is_stuck(A, time)), 0, 40);
+
+        let mut both = Bench::new(&[A, B]);
+        both.run(1000, |bench, _| [A, B].iter().for_each(|local| bench.moves(local)));
+        let stuck = |bench: &mut Bench, time| [A, B].iter().for_each(|local| bench.is_stuck(local, time));
+        assert_eq!(both.run(1000, stuck).unwrap().2, Verdict::Doubtful);
+        let found = both.run(1000, |bench, _| [A, B].iter().for_each(|local| bench.moves(local))).unwrap();
+        assert_eq!(found.2, Verdict::Fine);
+    }
+
+    #[test]
+    fn any_acknowledgement_shows_that_a_path_works() {
+        let mut bench = Bench::new(&[A, B]);
+        let found = bench.run(5000, |bench, _| {
+            bench.change(A, |transfer| {
+                (transfer.unacknowledged, transfer.last_acknowledgement) = (5, millis(90));
+            });
+        });
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn a_slow_path_is_given_the_time_that_it_takes() {
+        let slow = |change: fn(&mut Transfer)| {
+            let mut bench = Bench::new(&[A, B]);
+            bench.run(1000, |bench, _| [A, B].iter().for_each(|local| bench.moves(local)));
+            bench.change(A, change);
+            bench.run(6000, |bench, time| bench.is_stuck(A, time)).unwrap().0
+        };
+        assert!(slow(|transfer| transfer.round_trip = millis(300)) >= 600);
+        assert!(slow(|transfer| transfer.deviation = millis(100)) >= 400);
+        // 5 segments at 20 kB/s.
+        assert!(slow(|transfer| transfer.delivery_rate = 20_000) >= 700);
+        assert!(slow(|transfer| (transfer.delivery_rate, transfer.timeout) = (0, millis(250))) >= 250);
+        assert!(slow(|transfer| (transfer.delivery_rate, transfer.segment) = (1, 65_535)) <= 5000, "not for ever");
+    }
+
+    #[test]
+    fn a_look_that_comes_late_counts_as_one_in_time() {
+        let mut bench = Bench::new(&[A, B]);
+        bench.run(1000, |bench, _| bench.moves(A));
+        // The machine stood still, and what waited in queues is not taken in yet.
+        bench.now += millis(5000);
+        bench.is_stuck(A, 5000);
+        assert_eq!(bench.look(), []);
+        assert_eq!(bench.run(40, |bench, _| bench.moves(A)), None);
+    }
+
+    #[test]
+    fn an_idle_connection_is_looked_at_ever_more_seldom_and_then_not_at_all() {
+        let mut bench = Bench::new(&[A, B]);
+        bench.run(100_000, |_, _| ());
+        assert!((6..=12).contains(&bench.looks), "{}", bench.looks);
+        assert!(bench.liveness.deadline().is_none() && !bench.liveness.is_watched(TOKEN));
+        bench.liveness.watch(TOKEN, &bench.policy, bench.now);
+        let busy = bench.looks;
+        bench.run(1000, |bench, _| bench.moves(A));
+        assert!(bench.looks - busy >= 45, "{} looks in a second", bench.looks - busy);
+        assert!(bench.liveness.rate(TOKEN) > 100);
+    }
+
+    #[test]
+    fn of_many_connections_so_many_are_looked_at_in_a_second() {
+        let (mut liveness, policy) = (Liveness::default(), LivenessPolicy::default());
+        let begun = Instant::now();
+        let connections = 2000;
+        (0..connections).for_each(|n| liveness.watch(Token(n), &policy, begun));
+        let (mut now, mut looks, mut moved) = (begun, 0, 0);
+        while now < begun + millis(2000) {
+            now = liveness.deadline().unwrap().max(now);
+            let token = liveness.next_due(now).unwrap();
+            liveness.begin(token, 1);
+            moved += 1000;
+            let transfer = Transfer { acknowledged: moved, ..idle() };
+            liveness.sampled(token, (A.parse().unwrap(), B.parse().unwrap()), transfer);
+            liveness.answered(token, &policy, now);
+            looks += 1;
+        }
+        assert!((9000..=13_000).contains(&looks), "{looks}");
+        (0..connections).for_each(|n| liveness.forget(Token(n)));
+        assert!(liveness.queue.is_empty() && liveness.deadline().is_none());
+    }
+
+    #[test]
+    fn what_is_silent_on_a_path_has_the_others_on_it_looked_at_at_once() {
+        let mut bench = Bench::new(&[A, B]);
+        bench.run(1000, |bench, _| bench.moves(A));
+        let other = Token(2);
+        bench.liveness.watch(other, &bench.policy, bench.now);
+        let seldom = millis(3000);
+        let flow = Flow::new(
+            "10.0.0.1:50000".parse::<SocketAddr>().unwrap().into(),
+            "192.0.2.1:80".parse::<SocketAddr>().unwrap().into(),
+            Transfer { unacknowledged: 1, ..idle() },
+        );
+        let watched = bench.liveness.watched.get_mut(&other).unwrap();
+        watched.flows.push(flow);
+        watched.due = bench.now + seldom;
+        silent(A)(bench.run(1000, |bench, time| bench.is_stuck(A, time)), 100, 120);
+        assert_eq!(bench.liveness.watched[&other].due, bench.now);
+        assert_eq!(bench.liveness.next_due(bench.now), Some(other));
+    }
+
+    #[test]
+    fn a_path_on_which_the_peer_fell_silent_is_found_by_what_is_missing() {
+        let mut bench = Bench::new(&[A, B]);
+        bench.run(1000, |bench, _| {
+            [A, B].iter().for_each(|local| bench.receives(local));
+            bench.received += 20_000;
+        });
+        let found = bench.run(1000, |bench, time| {
+            bench.change(A, |transfer| transfer.last_data += millis(time));
+            bench.receives(B);
+        });
+        silent(A)(found, 95, 140);
+    }
+
+    #[test]
+    fn a_path_that_the_peer_does_not_use_any_more_is_not_silent() {
+        type Happens = fn(&mut Bench);
+        // Nothing is missing; or nothing came since something was.
+        let cases: [Happens; 2] = [
+            |bench| {
+                bench.receives(B);
+                bench.received += 10_000;
+            },
+            |bench| bench.change(B, |transfer| transfer.last_data = millis(10)),
+        ];
+        for happens in cases {
+            let mut bench = Bench::new(&[A, B]);
+            bench.run(1000, |bench, _| {
+                [A, B].iter().for_each(|local| bench.receives(local));
+                bench.received += 20_000;
+            });
+            let found = bench.run(3000, |bench, time| {
+                bench.change(A, |transfer| transfer.last_data += millis(time));
+                bench.moves(B);
+                happens(bench);
+            });
+            assert_eq!(found, None);
+        }
+    }
+
+    #[test]
+    fn nothing_is_looked_for_where_that_is_switched_off() {
+        let mut bench = Bench::new(&[A, B]);
+        bench.policy.blackhole = None;
+        let found = bench.run(3000, |bench, time| {
+            bench.is_stuck(A, time);
+            bench.moves(B);
+        });
+        assert_eq!(found, None);
     }
 }
