@@ -9,15 +9,20 @@
 // It may fail by a panic: nothing depends on it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod alarms;
 mod content;
+mod ends;
 mod failure;
 mod lab;
 mod manager;
 mod options;
+mod parallel;
+mod random;
 mod stalls;
 mod table;
 mod traffic;
 mod uplink;
+mod uploads;
 
 // What its tests use besides.
 #[allow(dead_code)]
@@ -65,7 +70,9 @@ fn missing_tool() -> Option<String> {
 }
 
 fn measure(options: &Options) -> Result<(), String> {
-    match &options.mode {
+    match options.mode {
         Mode::Stalls => stalls::measure(options),
+        Mode::Uploads(count) => uploads::measure(options, count),
+        Mode::Alarms(time) => alarms::measure(options, time),
     }
 }

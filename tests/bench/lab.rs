@@ -8,12 +8,13 @@
 //! The uplinks are shaped both ways. As a provider does, the router drops what comes with an address that
 //! is not of the link. The client has a routing rule for each address, as a network manager makes them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::net::{Namespace, client_v4, server_v4};
 use crate::common::process::output_of;
+use crate::common::traffic::listen;
 
 /// How fast the uplinks are, in Mbit/s.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +26,15 @@ pub(crate) const USUAL: Rates = Rates([50, 50]);
 const QUEUE: &str = "50ms";
 /// Number of the link between router and server, for their addresses.
 const LAST: u8 = 9;
+const PORT: u16 = 5000;
 
 /// The three hosts; dropping it removes them.
 pub(crate) struct Lab {
     pub(crate) client: Namespace,
     pub(crate) router: Namespace,
     pub(crate) server: Namespace,
+    /// The server's; without it no subflow could join.
+    pub(crate) listener: TcpListener,
 }
 
 impl Lab {
@@ -39,7 +43,9 @@ impl Lab {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let host = |role: &str| Namespace::add(format!("{role}{number}").leak());
-        let lab = Self { client: host("client"), router: host("router"), server: host("server") };
+        let (client, router, server) = (host("client"), host("router"), host("server"));
+        let listener = server.enter(|| listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT)));
+        let lab = Self { client, router, server, listener: listener.expect("an MPTCP listener") };
         lab.choose_sysctls();
         lab.connect_hosts();
         lab.shape(rates);
@@ -48,7 +54,7 @@ impl Lab {
 
     /// Where the server listens.
     pub(crate) fn service() -> SocketAddr {
-        SocketAddr::new(server_v4(LAST), 5000)
+        SocketAddr::new(server_v4(LAST), PORT)
     }
 
     /// What new namespaces inherit from the host, where it may be anything.

@@ -29,19 +29,24 @@ fn row(cases: &[Case], measurements: &[Measurement]) -> Vec<String> {
     let column = |cell: fn(&[&Measurement]) -> String| cases.iter().map(move |case| cell(&runs(case)));
     let first = cases.first().expect("a path manager");
     let mut row = vec![first.failure.name().to_owned(), first.traffic.name().to_owned()];
-    row.extend(column(|runs| median_and_maximum(runs.iter().map(|run| run.stall).collect())));
-    row.extend(column(|runs| median_and_maximum(runs.iter().map(|run| run.used_again).collect())));
+    row.extend(column(|runs| both(runs.iter().map(|run| run.stall).collect())));
+    row.extend(column(|runs| both(runs.iter().map(|run| run.used_again).collect())));
     row.extend(column(|runs| {
         format!("{} of {}", runs.iter().filter(|run| run.outcome.is_right()).count(), runs.len())
     }));
     row
 }
 
-fn median_and_maximum(mut times: Vec<Option<Duration>>) -> String {
-    times.sort_by_key(|time| time.unwrap_or(Duration::MAX));
-    let at = |index: usize| milliseconds(times.get(index).copied().flatten());
-    let (median, maximum) = (at(times.len() / 2), at(times.len() - 1));
+fn both(times: Vec<Option<Duration>>) -> String {
+    let (median, maximum) = median_and_maximum(times);
     if median == maximum { median } else { format!("{median} / {maximum}") }
+}
+
+/// Of times, as text; one that is `None` is longer than any other.
+pub(crate) fn median_and_maximum(mut times: Vec<Option<Duration>>) -> (String, String) {
+    times.sort_by_key(|time| time.unwrap_or(Duration::MAX));
+    let text = |time: Option<&Option<Duration>>| time.map_or_else(|| "-".to_owned(), |time| milliseconds(*time));
+    (text(times.get(times.len() / 2)), text(times.last()))
 }
 
 /// Cells in columns, the first row as the heading.
