@@ -100,10 +100,12 @@ fn end(child: &mut Child) {
     child.wait().expect("the child is ours");
 }
 
-/// Runs this program once more, in a sandbox, and returns how it ended; for programs that are not
-/// tests. They find [`is_inside`] true there and then call [`set_up`].
+/// Runs this program once more, with the same arguments, in a sandbox, and returns how it ended; for
+/// programs that are not tests. They find [`is_inside`] true there and then call [`set_up`].
 pub(crate) fn run_program_inside() -> io::Result<ExitStatus> {
-    let mut child = command(&env::current_exe()?.to_string_lossy()).env(INSIDE, "1").stdin(Stdio::piped()).spawn()?;
+    let mut command = command(&env::current_exe()?.to_string_lossy());
+    command.args(env::args_os().skip(1)).env(INSIDE, "1");
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
     let _held_open = child.stdin.take();
     child.wait()
 }

@@ -156,7 +156,8 @@ impl Transfer {
     }
 }
 
-pub(super) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+/// Connects by MPTCP from the namespace of the calling thread.
+pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let socket = mptcp_socket(to)?;
     rustix::net::connect(&socket, &to)?;
     Ok(socket.into())
