@@ -48,6 +48,10 @@ pub struct Transfer {
     pub acknowledged: u64,
     /// Bytes that came in order (RFC 4898, `tcpEStatsAppHCThruOctetsReceived`).
     pub received: u64,
+    /// Segments that came, of whatever kind.
+    pub segments: u32,
+    /// Of them, those that came out of order: others are missing before them. 0 if the kernel does not say.
+    pub out_of_order: u32,
     /// Bytes per second that the peer acknowledged lately; 0 if that was not measured yet.
     pub delivery_rate: u64,
 }

@@ -52,6 +52,10 @@ pub(crate) struct Finding {
     pub(crate) local: End,
     pub(crate) remote: End,
     pub(crate) verdict: Verdict,
+    /// For how long nothing came,
+    pub(crate) silent: Duration,
+    /// and how many segments wait for an acknowledgement; without any, it is data of the peer that is missed.
+    pub(crate) waiting: u32,
 }
 
 /// What follows from a complete look.
@@ -73,6 +77,8 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(4);
 const LOOK_ONCE_IN: Duration = Duration::from_micros(200);
 /// A subflow on which data came in so many looks in a row is in use by the peer.
 const IN_USE: u8 = 8;
+/// What was lost on the way and sent again may be lost again; the sender finds that out in so long, mostly.
+const RECOVERY: Duration = Duration::from_millis(400);
 /// A gap that stays for so long is one that the silent subflow would have to fill.
 const GAP_STAYS: Duration = Duration::from_millis(40);
 
@@ -119,8 +125,12 @@ struct Flow {
     transfer: Transfer,
     /// For how long nothing was acknowledged that should be, by this clock.
     silent: Duration,
-    /// Looks in a row in which data came.
+    /// Looks in which data came, as far as they are counted.
     receiving: u8,
+    /// For how long no segment came at all, by this clock.
+    deaf: Duration,
+    /// Segments were missing when the last one came: the peer sends them again in its own time.
+    lossy: bool,
     /// It is part of the present look.
     present: bool,
     /// It was part of an earlier one.
@@ -324,6 +334,8 @@ impl Flow {
             transfer,
             silent: Duration::ZERO,
             receiving: 0,
+            deaf: Duration::ZERO,
+            lossy: false,
             present: true,
             known: false,
             moved: 0,
@@ -340,6 +352,11 @@ impl Flow {
             0 => self.receiving,
             _ => self.receiving.saturating_add(1),
         };
+        if transfer.segments != before.segments {
+            self.deaf = Duration::ZERO;
+            let ordered = received > 0 && transfer.out_of_order == before.out_of_order;
+            self.lossy = !ordered && (self.lossy || transfer.out_of_order != before.out_of_order);
+        }
         if before.unacknowledged == 0 || transfer.acknowledged != before.acknowledged {
             self.silent = Duration::ZERO;
         }
@@ -353,6 +370,7 @@ impl Flow {
     /// Counts the time since the last look as silent, if it was. What began in between was silent for as long
     /// as between two looks at most; and any acknowledgement, of whatever, shows that the path works.
     fn count(&mut self, counted: Duration, poll: Duration) {
+        self.deaf += counted;
         if !self.is_waiting() {
             self.silent = Duration::ZERO;
             return;
@@ -375,18 +393,23 @@ impl Flow {
 
     fn receiver_patience(&self, blackhole: Duration) -> Duration {
         let Transfer { round_trip, receiver_round_trip, .. } = self.transfer;
-        blackhole.max((round_trip.max(receiver_round_trip) * 2).min(LONGEST_PATIENCE))
+        let usual = round_trip.max(receiver_round_trip) * 3;
+        let usual = if self.lossy { usual + RECOVERY } else { usual };
+        blackhole.max(usual.min(LONGEST_PATIENCE))
     }
 
-    /// Data came for a while, and none for that long.
+    /// Data came for a while, and nothing at all for that long.
     fn may_have_stopped(&self, time: Duration) -> bool {
-        self.receiving >= IN_USE && self.transfer.last_data >= time
+        self.receiving >= IN_USE && self.deaf.min(self.transfer.last_data) >= time
     }
 
     /// The verdict, if that is news.
     fn is_told(&mut self, verdict: Verdict) -> Option<Finding> {
         let news = std::mem::replace(&mut self.verdict, verdict) != verdict;
-        news.then_some(Finding { local: self.local, remote: self.remote, verdict })
+        let Self { local, remote, .. } = *self;
+        let waiting = self.transfer.unacknowledged;
+        let silent = if waiting > 0 { self.silent } else { self.deaf };
+        news.then_some(Finding { local, remote, verdict, silent, waiting })
     }
 }
 
@@ -503,6 +526,7 @@ mod tests {
         fn receives(&mut self, local: &str) {
             self.change(local, |transfer| {
                 transfer.received += 10_000;
+                transfer.segments += 7;
                 transfer.last_data = millis(1);
             });
         }
@@ -665,6 +689,45 @@ mod tests {
             bench.receives(B);
         });
         silent(A)(found, 95, 140);
+    }
+
+    #[test]
+    fn a_path_that_lost_segments_is_given_time_to_recover() {
+        let silent_after = |loses: bool| {
+            let mut bench = Bench::new(&[A, B]);
+            bench.run(1000, |bench, _| {
+                [A, B].iter().for_each(|local| bench.receives(local));
+                bench.received += 20_000;
+            });
+            if loses {
+                bench.run(20, |bench, _| {
+                    bench.change(A, |transfer| (transfer.segments, transfer.out_of_order) = (10_000, 3));
+                });
+            }
+            let found = bench.run(2000, |bench, time| {
+                bench.change(A, |transfer| transfer.last_data += millis(time));
+                bench.receives(B);
+            });
+            found.unwrap().0
+        };
+        assert!(silent_after(false) < 140 && silent_after(true) >= 400);
+    }
+
+    #[test]
+    fn whatever_segment_comes_shows_that_the_peer_is_heard() {
+        let mut bench = Bench::new(&[A, B]);
+        bench.run(1000, |bench, _| {
+            [A, B].iter().for_each(|local| bench.receives(local));
+            bench.received += 20_000;
+        });
+        let found = bench.run(2000, |bench, time| {
+            bench.change(A, |transfer| {
+                transfer.last_data += millis(time);
+                transfer.segments += 1;
+            });
+            bench.receives(B);
+        });
+        assert_eq!(found, None);
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use crate::command::SubflowEnds;
 use crate::event::{Endpoint, Limits};
 use crate::network::Verdict;
+use crate::plugin::Health;
 use crate::types::Errno;
 
 /// One thing worth telling.
@@ -38,6 +41,8 @@ pub(crate) enum Note {
     CannotListen { address: SocketAddr, errno: Errno, again: bool },
     /// Nobody listens on the port of a connection at an IPv6 address, which cannot be announced with another.
     NoPortForIpv6(SocketAddr),
+    /// A subflow fares otherwise than before, as so long a silence shows, with so many segments waiting.
+    Health { ends: SubflowEnds, health: Health, silent: Duration, waiting: u32 },
     /// The host's network has been read.
     Settled { addresses: usize, endpoints: usize },
 }
@@ -63,6 +68,7 @@ impl Note {
             | Self::Listening(_)
             | Self::CannotListen { .. }
             | Self::Address { .. }
+            | Self::Health { .. }
             | Self::Foreign(_)
             | Self::Lost(_)
             | Self::Refused { .. }
@@ -115,6 +121,12 @@ impl fmt::Display for Note {
                 "ipv6 addresses are announced without a port, for which there is no room beside tcp timestamps: \
                  joins to {address} find no listener (with `sysctl -w net.ipv4.tcp_timestamps=0` the daemon listens)"
             ),
+            Self::Health { ends, health: Health::Sound, .. } => write!(f, "subflow is sound again: {ends}"),
+            Self::Health { ends, health, silent, waiting } => {
+                let state = if matches!(health, Health::Dead(_)) { "dead" } else { "suspect" };
+                let (silent, missed) = (silent.as_millis(), if *waiting > 0 { "acknowledgement" } else { "data" });
+                write!(f, "subflow is {state}: {ends}: no {missed} for {silent} ms, {waiting} segments wait")
+            }
             Self::Settled { addresses, endpoints } => {
                 write!(f, "network read: {addresses} usable addresses, {endpoints} endpoints")
             }

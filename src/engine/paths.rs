@@ -20,7 +20,7 @@ mod watch;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::converge::Work;
 use self::managed::{Asked, Managed};
@@ -43,6 +43,8 @@ use crate::types::{EndpointFlags, IfIndex, Token};
 
 /// When so many connections in a row needed nothing, the next will hardly either.
 const CALM: u32 = 8;
+/// For so long after an address became usable, the far end of its link may still be about to wake.
+const FRESH: Duration = Duration::from_secs(1);
 /// What is put out before the loop turns.
 const MOST_SENT: usize = 64;
 /// Connections looked at before the loop turns.
@@ -84,7 +86,7 @@ pub(super) struct Paths {
     /// The kernel closes sockets on demand, as far as is known.
     resets: bool,
     dead: Vec<Dead>,
-    /// Addresses that became usable not long ago, and when they may be used.
+    /// Addresses that became usable not long ago, and when that was.
     fresh: Vec<(IpAddr, IfIndex, Instant)>,
     /// Which addresses are usable was known before.
     knows_usable: bool,
@@ -377,10 +379,10 @@ impl Paths {
         usable.sort_unstable();
         let former = std::mem::replace(&mut self.usable, usable);
         let returned = self.usable.iter().filter(|pair| former.binary_search(pair).is_err());
-        let delay = host.policy.liveness.return_delay;
-        self.fresh.retain(|(.., from)| *from > host.now);
-        if std::mem::replace(&mut self.knows_usable, true) && !delay.is_zero() {
-            let fresh = returned.clone().map(|(address, if_index)| (*address, *if_index, host.now + delay));
+        let fresh_for = host.policy.liveness.return_delay + FRESH;
+        self.fresh.retain(|(.., since)| *since + fresh_for > host.now);
+        if std::mem::replace(&mut self.knows_usable, true) {
+            let fresh = returned.clone().map(|(address, if_index)| (*address, *if_index, host.now));
             self.fresh.extend(fresh);
         }
         returned.map(|(address, _)| *address).collect()

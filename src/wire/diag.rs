@@ -186,11 +186,13 @@ fn decode_id(header: &[u8; 72]) -> Result<Option<SocketId>, DecodeError> {
     }))
 }
 
-/// `struct tcp_info` up to `tcpi_delivery_rate` (Linux 4.9); `None` if it is shorter.
+/// `struct tcp_info` up to `tcpi_delivery_rate` (Linux 4.9); `None` if it is shorter. `tcpi_rcv_ooopack` is of
+/// Linux 5.4.
 ///
 /// ```text
 /// u8[8]  u32 rto, ato, snd_mss, rcv_mss, unacked, ... last_data_recv (52), last_ack_recv (56, ms),
-/// ... rtt (68), rttvar (us), ... rcv_rtt (92), ... u64 bytes_acked (120), bytes_received, ... delivery_rate (160)
+/// ... rtt (68), rttvar (us), ... rcv_rtt (92), ... u64 bytes_acked (120), bytes_received, u32 segs_out, segs_in,
+/// ... u64 delivery_rate (160), ... u32 rcv_ooopack (224)
 /// ```
 fn decode_transfer(info: &[u8]) -> Option<Transfer> {
     let word = |at| ne_u32(info, at).ok();
@@ -208,6 +210,8 @@ fn decode_transfer(info: &[u8]) -> Option<Transfer> {
         receiver_round_trip: micros(92)?,
         acknowledged: long(120)?,
         received: long(128)?,
+        segments: word(140)?,
+        out_of_order: word(224).unwrap_or_default(),
         delivery_rate: long(160)?,
     })
 }

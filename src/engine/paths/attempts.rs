@@ -21,7 +21,7 @@ pub(super) struct Attempt {
     /// What was asked for when it was begun.
     pub(super) backup: bool,
     /// One more try, soon, before pauses begin: the far end of a link wakes later than this one.
-    again: bool,
+    pub(super) again: bool,
     /// It was there before, and what it was lost to.
     pub(super) lost: Option<Trouble>,
     /// Its join that got no answer is being called off, so that the next is not as far away as the kernel

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::attempts::{Attempt, State, TURNED_AWAY};
 use super::managed::{Asked, Managed};
-use super::{Host, Paths};
+use super::{FRESH, Host, Paths};
 use crate::command::{NewSubflow, PathCommand, Request, SocketRequest, SubflowEnds};
 use crate::connections::{Connection, OwnAddress, Subflow};
 use crate::engine::Ticket;
@@ -50,7 +50,7 @@ pub(super) struct Task<'a, 'b> {
     news: bool,
     /// The kernel has no route for a path that is wanted.
     unrouted: bool,
-    /// Addresses that became usable not long ago, and when they may be used.
+    /// Addresses that became usable not long ago, and when that was.
     fresh: &'a [(IpAddr, IfIndex, Instant)],
     /// The kernel closes sockets on demand.
     resets: bool,
@@ -392,10 +392,12 @@ impl Task<'_, '_> {
         if before.is_some_and(|attempt| !attempt.is_ready(now)) {
             return;
         }
-        let fresh =
+        let is_its =
             |(address, if_index, _): &&(IpAddr, IfIndex, Instant)| (want.local, want.if_index) == (*address, *if_index);
-        if let Some((.., from)) = self.fresh.iter().find(fresh).filter(|(.., from)| now < *from) {
-            self.paced = Some(*from);
+        let fresh = self.fresh.iter().rev().find(is_its).map(|(.., since)| *since);
+        let from = fresh.map(|since| since + self.host.policy.liveness.return_delay);
+        if let Some(from) = from.filter(|from| now < *from) {
+            self.paced = Some(from);
             return;
         }
         if !self.may_have_more() || (place.is_none() && !self.managed.has_room(now)) {
@@ -403,6 +405,7 @@ impl Task<'_, '_> {
         }
         let mut attempt = before.unwrap_or_else(|| Attempt::new(self.token, want.local, want.if_index, want.remote));
         attempt.if_index = want.if_index;
+        attempt.again |= place.is_none() && from.is_some_and(|from| now < from + FRESH);
         let pair = Pair { source: want.local, if_index: want.if_index, destination: want.remote.ip() };
         let (outbox, ways) = (&mut *self.outbox, &mut *self.ways);
         match ways.look(pair, self.token, |question| outbox.send(Request::AskRoute(question), now)) {

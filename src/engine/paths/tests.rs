@@ -9,7 +9,7 @@ use crate::command::{NewSubflow, PathCommand, SocketRequest, SubflowEnds};
 use crate::diag::{self, Cookie, Role, SocketId, SubflowFlags, TcpState, Transfer};
 use crate::engine::Output;
 use crate::event::{Announcement, Connection, Subflow};
-use crate::plugin::{ConnectionView, LocalAddress, Paths as Wants, Side, Unusable, WantedAnnouncement};
+use crate::plugin::{Cause, ConnectionView, LocalAddress, Paths as Wants, Side, Unusable, WantedAnnouncement};
 use crate::types::{AddressId, Errno, Family};
 use crate::wire::Refusal;
 
@@ -163,7 +163,8 @@ impl Bench {
                 let any = end("0.0.0.0:0");
                 answers.push(diag::Socket { role: Role::Connection(info), ..socket(any, any) });
             }
-            SocketRequest::Beginning(_) => {
+            SocketRequest::Beginning(Family::V6) => {}
+            SocketRequest::Beginning(Family::V4) => {
                 let state = TcpState::SYN_SENT;
                 answers.extend(self.begun.iter().map(|(local, to)| diag::Socket { state, ..socket(*local, *to) }));
             }
@@ -482,8 +483,9 @@ fn an_address_on_another_interface_is_another_path() {
     bench.change("10.0.1.1", |local| local.if_index = IfIndex(9));
     let local_id = AddressId(2);
     let again = PathCommand::CreateSubflow(NewSubflow { if_index: Some(IfIndex(9)), local_id, ..first });
+    // The socket of the old one is looked up before it is reset.
     let closed = destroy("10.0.1.1:50000", "192.0.2.1:80");
-    assert_eq!(bench.turn(), [remove(1), closed, again], "the peer must not take the new one for the old");
+    assert_eq!(bench.turn(), [remove(1), again, closed], "the peer must not take the new one for the old");
 }
 
 #[test]
@@ -719,4 +721,216 @@ fn a_path_that_always_fails_is_tried_ever_more_seldom() {
     assert!((8..=16).contains(&tries.len()), "{pauses:?}");
     assert!(pauses[0] <= Duration::from_secs(1) && pauses[3] >= Duration::from_secs(6), "{pauses:?}");
     assert!(tries.iter().filter(|time| time.as_secs() < 60).count() >= 8, "a young connection waits 10 s at most");
+}
+
+impl Bench {
+    /// Time passes, with looks as they are due, while a subflow acknowledges nothing of what was sent.
+    fn is_silent(&mut self, local: &str, time: Duration) -> Vec<PathCommand> {
+        let (mut done, step) = (Vec::new(), Duration::from_millis(20));
+        for _ in 0..time.as_millis() / step.as_millis() {
+            self.later(step);
+            let transfer = self.transfers.entry(ip(local)).or_default();
+            transfer.unacknowledged = 3;
+            transfer.delivery_rate = 10_000_000;
+            transfer.last_acknowledgement += step;
+            done.extend(self.turn());
+        }
+        done
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A connection with two subflows on which data moves.
+fn busy() -> Bench {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.settle();
+    bench.written += 1;
+    bench.paths.begin_check();
+    assert_eq!(bench.turn(), []);
+    bench
+}
+
+#[test]
+fn a_silent_subflow_is_withdrawn_and_reset_and_its_path_tried_again_at_once() {
+    let mut bench = busy();
+    let done = bench.is_silent("10.0.0.1", SECOND);
+    let closed = destroy("10.0.0.1:40000", "192.0.2.1:80");
+    let [PathCommand::Remove(TOKEN, AddressId(0)), PathCommand::CreateSubflow(new), last] = done[..] else {
+        panic!("{done:?}")
+    };
+    assert_eq!((new.local, new.local_id, last), (ip("10.0.0.1"), AddressId(2), closed));
+    let attempt = bench.managed().attempts[0].shown();
+    assert_eq!(attempt.lost.map(|lost| lost.cause), Some(Cause::Silence));
+}
+
+#[test]
+fn a_silent_subflow_that_is_the_last_is_kept_until_another_works() {
+    let mut bench = busy();
+    bench.link("10.0.1.1", false);
+    assert_eq!(bench.turn().len(), 2, "withdrawn and closed");
+    let flow = bench.managed().connection.subflows.iter().find(|flow| flow.closing).copied().unwrap();
+    bench.apply(MptcpEvent::SubflowClosed(ended(&flow, Some(Errno::CONNABORTED))));
+    assert_eq!(bench.is_silent("10.0.0.1", SECOND), []);
+    assert!(bench.managed().connection.subflows[0].health.is_sound(), "nothing else is there to be compared");
+    bench.link("10.0.1.1", true);
+    bench.turn();
+    bench.establish_all();
+    let done = bench.is_silent("10.0.0.1", SECOND);
+    assert!(done.contains(&destroy("10.0.0.1:40000", "192.0.2.1:80")), "{done:?}");
+}
+
+/// What tells of the end of a subflow.
+fn ended(flow: &crate::connections::Subflow, error: Option<Errno>) -> Subflow {
+    let (local, remote, local_id) = (flow.local.told(), flow.remote.told(), flow.local_id);
+    let (remote_id, backup, if_index) = (AddressId(0), false, flow.if_index);
+    Subflow { token: TOKEN, local, remote, local_id, remote_id, backup, if_index, error, reset: None }
+}
+
+#[test]
+fn a_path_that_falls_silent_again_and_again_is_tried_ever_more_seldom() {
+    let mut bench = busy();
+    let mut joins = 0;
+    for _ in 0..200 {
+        // Joins get through, what is sent on them does not.
+        joins += bench.asked.iter().filter(|(_, command)| matches!(command, PathCommand::CreateSubflow(_))).count();
+        bench.establish_all();
+        bench.transfers.clear();
+        let gone: Vec<_> = bench.managed().connection.subflows.iter().filter(|flow| flow.closing).copied().collect();
+        for flow in gone {
+            bench.apply(MptcpEvent::SubflowClosed(ended(&flow, Some(Errno::CONNABORTED))));
+        }
+        for _ in 0..10 {
+            bench.is_silent("10.0.0.1", Duration::from_millis(20));
+            if !bench.asked.is_empty() {
+                break;
+            }
+        }
+    }
+    assert!((2..=8).contains(&joins), "{joins} joins in half a minute");
+}
+
+#[test]
+fn a_join_without_an_answer_on_a_path_that_was_there_is_called_off_and_begun_anew() {
+    let mut bench = busy();
+    bench.is_silent("10.0.0.1", SECOND);
+    let gone: Vec<_> = bench.managed().connection.subflows.iter().filter(|flow| flow.closing).copied().collect();
+    bench.apply(MptcpEvent::SubflowClosed(ended(&gone[0], Some(Errno::CONNABORTED))));
+    let mut renewed = Vec::new();
+    for second in 0..60 {
+        bench.begun = vec![(end("10.0.0.1:41234"), end("192.0.2.1:80")), (end("10.0.0.9:1"), end("192.0.2.1:80"))];
+        let done = bench.turn();
+        if !done.is_empty() {
+            assert_eq!(done, [destroy("10.0.0.1:41234", "192.0.2.1:80")], "its join is called off, and no other");
+            let id = AddressId(2);
+            let told = Subflow { remote: end("192.0.2.1:0"), error: Some(Errno::CONNABORTED), ..join_of(id) };
+            bench.apply(MptcpEvent::SubflowClosed(told));
+            assert_eq!(bench.begun(), ["10.0.0.1"], "and another begun");
+            renewed.push(second);
+        }
+        bench.later(SECOND);
+    }
+    assert!((5..=9).contains(&renewed.len()), "{renewed:?}");
+    let pauses: Vec<_> = renewed.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.is_sorted() && pauses[0] <= 6 && pauses.last() > Some(&10), "{pauses:?}");
+}
+
+/// A join of the connection's from the first address.
+fn join_of(local_id: AddressId) -> Subflow {
+    let (local, remote) = (end("10.0.0.1:41234"), end("192.0.2.1:80"));
+    let if_index = Some(IfIndex(1));
+    Subflow {
+        token: TOKEN,
+        local,
+        remote,
+        local_id,
+        remote_id: AddressId(0),
+        backup: false,
+        if_index,
+        error: None,
+        reset: None,
+    }
+}
+
+#[test]
+fn a_join_that_got_no_answer_after_its_link_came_back_has_one_more_beside_it() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.settle();
+    bench.link("10.0.1.1", false);
+    bench.turn();
+    let flow = bench.managed().connection.subflows.iter().find(|flow| flow.closing).copied().unwrap();
+    bench.apply(MptcpEvent::SubflowClosed(ended(&flow, Some(Errno::CONNABORTED))));
+    bench.turn();
+    bench.link("10.0.1.1", true);
+    assert_eq!(bench.begun(), ["10.0.1.1"]);
+    let mut more = 0;
+    for _ in 0..100 {
+        bench.later(Duration::from_millis(50));
+        more += bench.begun().len();
+    }
+    assert_eq!(more, 1);
+}
+
+#[test]
+fn a_subflow_that_was_reset_is_made_again_at_once_and_the_next_time_later() {
+    let mut bench = busy();
+    let flow = bench.managed().connection.subflows[1];
+    bench.apply(MptcpEvent::SubflowClosed(ended(&flow, Some(Errno::CONNRESET))));
+    assert_eq!(bench.begun(), ["10.0.1.1"]);
+    bench.establish_all();
+    let flow = bench.managed().connection.subflows[1];
+    bench.apply(MptcpEvent::SubflowClosed(ended(&flow, Some(Errno::CONNRESET))));
+    assert_eq!(bench.begun(), [""; 0]);
+    bench.later(SECOND);
+    assert_eq!(bench.begun(), ["10.0.1.1"]);
+}
+
+#[test]
+fn where_sockets_cannot_be_reset_subflows_are_closed_by_command() {
+    let mut bench = busy();
+    bench.link("10.0.1.1", false);
+    let done = bench.turn();
+    let (ticket, _) = bench.asked[1];
+    let refusal = Refusal { errno: Errno::OPNOTSUPP, text: "", missing: None };
+    let (failure, at) = (Err(Failure::Refused(refusal)), bench.now);
+    bench.paths.end(ticket, failure, &bench.policy, (&mut bench.outbox, at));
+    assert_eq!(bench.turn(), [done[1]], "the command this time");
+    assert!(!bench.paths.resets, "and from now on");
+}
+
+#[test]
+fn an_address_that_came_back_is_used_after_the_time_that_is_asked_for() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.policy.liveness.return_delay = SECOND;
+    bench.link("10.0.1.1", false);
+    bench.turn();
+    bench.link("10.0.1.1", true);
+    assert_eq!(bench.begun(), [""; 0]);
+    bench.later(SECOND);
+    assert_eq!(bench.begun(), ["10.0.1.1"]);
+}
+
+#[test]
+fn an_idle_connection_is_not_looked_at_until_data_moves_on_it() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.settle();
+    for _ in 0..20 {
+        bench.later(SECOND * 5);
+        bench.turn();
+    }
+    let looks = bench.looks;
+    assert!(looks <= 40, "{looks}");
+    for _ in 0..100 {
+        bench.later(SECOND);
+        bench.turn();
+        bench.paths.begin_check();
+        bench.turn();
+    }
+    assert_eq!(bench.looks, looks);
+    bench.received += 1;
+    bench.paths.begin_check();
+    bench.turn();
+    bench.later(SECOND);
+    bench.turn();
+    assert!(bench.looks > looks);
 }

@@ -4,13 +4,14 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::converge::ends_of;
 use super::managed::Asked;
 use super::{Host, MOST_SENT, Paths};
 use crate::command::{PathCommand, Request, SocketRequest, SubflowEnds};
-use crate::connections::{End, Subflow};
+use crate::connections::Subflow;
 use crate::diag::{Role, Socket, SocketId, TcpState};
 use crate::engine::outbox::Outbox;
-use crate::engine::{Failure, Ticket};
+use crate::engine::{Failure, Note, Ticket};
 use crate::liveness::{Finding, LivenessPolicy, Verdict};
 use crate::plugin::{Cause, Health, Trouble};
 use crate::types::{Errno, Token};
@@ -139,7 +140,7 @@ impl Paths {
             }
             (Asked::Gap, Role::Connection(info)) => {
                 let silent = self.liveness.missing(token, info.receive_next, policy, now);
-                self.find(token, &silent, now);
+                self.find(token, &silent, outbox, now);
             }
             (Asked::Activity, Role::Connection(info)) => {
                 let moved = low_half(info.write_sequence.wrapping_add(info.receive_next));
@@ -164,7 +165,7 @@ impl Paths {
         match asked {
             Asked::Look(..) => {
                 let Some(look) = self.liveness.answered(token, policy, now) else { return };
-                self.find(token, &look.findings, now);
+                self.find(token, &look.findings, outbox, now);
                 if look.asks_for_gap {
                     self.ask(SocketRequest::Connection(token), token, Asked::Gap, outbox, now);
                 }
@@ -203,22 +204,27 @@ impl Paths {
     }
 
     /// Subflows are found to fare otherwise than before.
-    fn find(&mut self, token: Token, findings: &[Finding], now: Instant) {
-        for Finding { local, remote, verdict } in findings.iter().copied() {
+    fn find(&mut self, token: Token, findings: &[Finding], outbox: &mut Outbox, now: Instant) {
+        for finding in findings {
+            let mut told = None;
             self.change(token, |managed| {
-                let flow = managed.connection.subflows.iter_mut().find(|flow| is(flow, local, remote));
-                flow.is_some_and(|flow| judge(flow, verdict, now))
+                let mut flows = managed.connection.subflows.iter_mut();
+                let flow = flows.find(|flow| flow.local == finding.local && flow.remote == finding.remote);
+                let Some(flow) = flow else { return false };
+                let news = judge(flow, finding.verdict, now);
+                told = news.then(|| (ends_of(token, flow), flow.health));
+                news
             });
+            if let Some((ends, health)) = told {
+                let (silent, waiting) = (finding.silent, finding.waiting);
+                outbox.debug(|| Note::Health { ends, health, silent, waiting });
+            }
         }
     }
 }
 
 fn low_half(number: u64) -> u32 {
     u32::try_from(number & u64::from(u32::MAX)).unwrap_or_default()
-}
-
-fn is(flow: &Subflow, local: End, remote: End) -> bool {
-    flow.local == local && flow.remote == remote
 }
 
 /// Whether it could carry data, so that its silence means something.
