@@ -30,14 +30,14 @@ use self::advice::Advice;
 use self::ask::Asked;
 use self::listeners::Listeners;
 use self::notify::Notifier;
+use self::send::Batch;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
 use self::store::Store;
 pub(crate) use self::survey::survey;
 use self::take::{Taken, Taker, note_malformed};
 use self::watch::Watch;
-use crate::command::{PmCommand, Request};
-use crate::engine::{Engine, Input, Note, Output, Policy, Severity, Ticket};
+use crate::engine::{Engine, Input, Note, Policy, Severity, Ticket};
 use crate::exit::Fatal;
 use crate::selection::Selection;
 use crate::state_file::SavedState;
@@ -106,6 +106,7 @@ struct Daemon {
     suspended: Duration,
     buffer: Vec<u8>,
     encoder: Encoder,
+    batch: Batch,
     turns_unsaved: u32,
     stopping: bool,
     done: bool,
@@ -166,6 +167,7 @@ impl Daemon {
             suspended: sys::suspended(),
             buffer: Vec::new(),
             encoder: Encoder::default(),
+            batch: Batch::default(),
             turns_unsaved: 0,
             stopping: false,
             done: false,
@@ -313,30 +315,6 @@ impl Daemon {
             let selected = self.selection.original().cloned();
             self.store.save(&SavedState { selected, ..state });
         }
-    }
-
-    /// Executes outputs.
-    fn put_out(&mut self, now: Instant) -> Sent {
-        let mut sent = Sent::Nothing;
-        while let Some(output) = self.engine.next_output() {
-            match output {
-                Output::Send(ticket, request) => {
-                    self.send(ticket, &request, now);
-                    let removal = matches!(request, Request::Pm(PmCommand::RemoveEndpoint(_)));
-                    sent = if removal { Sent::Removal } else { Sent::Requests };
-                }
-                Output::Listen(wanted) => self.listen(wanted, now),
-                Output::Unlisten(wanted) => self.unlisten(wanted),
-                Output::Log(note) => self.tell(&note),
-                Output::Uplinks => self.advice.look_soon(now),
-                Output::Ready => {
-                    info!(self.log, "ready");
-                    self.notifier.tell(&[NotifyState::Ready]);
-                }
-                Output::Done => self.done = true,
-            }
-        }
-        sent
     }
 
     /// Says whether there is more to read.

@@ -63,6 +63,10 @@ impl Daemon {
                         let taken = message.and_then(|message| taker.socket(&message, asked));
                         note_malformed(log, "sock_diag", taken);
                     }
+                    // Nobody else sends here, so that there is no need to ask for more in vain.
+                    if asked.0.is_empty() {
+                        return Ok(false);
+                    }
                 }
             }
         }

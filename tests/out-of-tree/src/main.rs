@@ -13,7 +13,7 @@ impl PathManager for Prefer {
         locals.dedup_by_key(|local| local.if_index);
         // The second is a backup: it carries data only when the first cannot.
         for (place, local) in locals.into_iter().take(2).enumerate() {
-            want.subflow(&LocalAddress { backup: place > 0, ..*local }, remote);
+            if place == 0 { want.subflow(local, remote) } else { want.backup_subflow(local, remote) }
         }
     }
 }
