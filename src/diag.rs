@@ -48,6 +48,8 @@ pub struct Transfer {
     pub acknowledged: u64,
     /// Bytes that came in order (RFC 4898, `tcpEStatsAppHCThruOctetsReceived`).
     pub received: u64,
+    /// Segments were lost, and the kernel is sending them again (`TCP_CA_Recovery`, `TCP_CA_Loss`).
+    pub recovering: bool,
     /// Segments that came, of whatever kind.
     pub segments: u32,
     /// Of them, those that came out of order: others are missing before them. 0 if the kernel does not say.

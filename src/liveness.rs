@@ -301,9 +301,9 @@ impl Watched {
             let works = |(other, flow): (usize, &Flow)| other != place && flow.silent <= RECENTLY;
             let another_works = self.flows.iter().enumerate().any(works);
             let Some(flow) = self.flows.get_mut(place) else { continue };
-            let verdict = match (flow.silent >= flow.patience(blackhole), another_works) {
-                // What was found silent for want of data that did not come stays so until some does.
-                (false, _) if flow.verdict != Verdict::Fine && flow.moved == 0 && flow.silent.is_zero() => flow.verdict,
+            let stuck = flow.silent >= flow.patience(blackhole) || flow.stays_silent();
+            let verdict = match (stuck, another_works) {
+                (false, _) if flow.stays_deaf() => flow.verdict,
                 (false, _) => Verdict::Fine,
                 (true, false) => Verdict::Doubtful,
                 (true, true) => Verdict::Silent,
@@ -392,7 +392,19 @@ impl Flow {
         let drain = bytes.saturating_mul(2_000_000).checked_div(delivery_rate);
         let drain = drain.map_or(timeout, Duration::from_micros);
         let usual = (round_trip * 2 + deviation * 4).max(drain);
+        // What is sent again may be lost again, and then the kernel waits for its timer.
+        let usual = if self.transfer.recovering { usual + RECOVERY } else { usual };
         blackhole.max(usual.min(LONGEST_PATIENCE))
+    }
+
+    /// It was called silent and nothing was acknowledged since, however patient one might be by now.
+    fn stays_silent(&self) -> bool {
+        self.verdict != Verdict::Fine && !self.silent.is_zero()
+    }
+
+    /// It was called silent for want of data, and none came since.
+    fn stays_deaf(&self) -> bool {
+        self.verdict != Verdict::Fine && self.silent.is_zero() && self.moved == 0
     }
 
     fn receiver_patience(&self, blackhole: Duration) -> Duration {
@@ -589,6 +601,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_silent_stays_so_until_something_is_acknowledged() {
+        let mut bench = Bench::new(&[A]);
+        bench.run(1000, |bench, _| bench.moves(A));
+        assert_eq!(bench.run(200, |bench, time| bench.is_stuck(A, time)).unwrap().2, Verdict::Doubtful);
+        // The timer of the kernel has gone off.
+        let stuck = |bench: &mut Bench, time| {
+            bench.is_stuck(A, time);
+            bench.change(A, |transfer| transfer.recovering = true);
+        };
+        assert_eq!(bench.run(300, stuck), None);
+        assert_eq!(bench.run(300, |bench, _| bench.moves(A)).unwrap().2, Verdict::Fine);
+    }
+
+    #[test]
     fn any_acknowledgement_shows_that_a_path_works() {
         let mut bench = Bench::new(&[A, B]);
         let found = bench.run(5000, |bench, _| {
@@ -609,6 +635,7 @@ mod tests {
         };
         assert!(slow(|transfer| transfer.round_trip = millis(300)) >= 600);
         assert!(slow(|transfer| transfer.deviation = millis(100)) >= 400);
+        assert!(slow(|transfer| transfer.recovering = true) >= 400);
         // 5 segments at 20 kB/s.
         assert!(slow(|transfer| transfer.delivery_rate = 20_000) >= 700);
         assert!(slow(|transfer| (transfer.delivery_rate, transfer.timeout) = (0, millis(250))) >= 250);

@@ -47,6 +47,9 @@ const LISTEN: u32 = 1 << TcpState::LISTEN.0;
 const TIME_WAIT: u32 = 1 << 6;
 const SYN_SENT: u32 = 1 << TcpState::SYN_SENT.0;
 
+/// From this state on, `TCP_CA_Loss` being the next, segments were lost.
+const TCP_CA_RECOVERY: u8 = 3;
+
 /// Encodes a request:
 ///
 /// ```text
@@ -190,7 +193,7 @@ fn decode_id(header: &[u8; 72]) -> Result<Option<SocketId>, DecodeError> {
 /// Linux 5.4.
 ///
 /// ```text
-/// u8[8]  u32 rto, ato, snd_mss, rcv_mss, unacked, ... last_data_recv (52), last_ack_recv (56, ms),
+/// u8 state, ca_state, ...  u32 rto (8), ato, snd_mss, rcv_mss, unacked, ... last_data_recv (52), last_ack_recv (56, ms),
 /// ... rtt (68), rttvar (us), ... rcv_rtt (92), ... u64 bytes_acked (120), bytes_received, u32 segs_out, segs_in,
 /// ... u64 delivery_rate (160), ... u32 rcv_ooopack (224)
 /// ```
@@ -210,6 +213,7 @@ fn decode_transfer(info: &[u8]) -> Option<Transfer> {
         receiver_round_trip: micros(92)?,
         acknowledged: long(120)?,
         received: long(128)?,
+        recovering: *info.get(1)? >= TCP_CA_RECOVERY,
         segments: word(140)?,
         out_of_order: word(224).unwrap_or_default(),
         delivery_rate: long(160)?,

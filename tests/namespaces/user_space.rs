@@ -7,6 +7,7 @@ mod load;
 mod paths;
 mod rules;
 mod servers;
+mod silence;
 mod translator;
 
 use std::net::{IpAddr, SocketAddr};
