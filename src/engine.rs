@@ -376,13 +376,7 @@ impl Engine {
                 }
             }
             Answer::Limits(limits) => self.endpoints.apply_limits(limits),
-            Answer::Socket(socket) => {
-                if self.manages_connections() {
-                    self.listeners.collect(ticket, socket);
-                    let liveness = self.policy.paths.liveness;
-                    self.paths.collect_socket(ticket, socket, &liveness, &mut self.outbox, now);
-                }
-            }
+            Answer::Socket(socket) => self.collect_socket(ticket, socket, now),
             Answer::Route(route) => {
                 let way = match (route.unicast, route.through) {
                     (true, true) => Way::Through,

@@ -6,6 +6,7 @@ use super::paths::Host;
 use super::reading::Reading;
 use super::{Engine, Failure, Ticket, view_of};
 use crate::command::RouteQuestion;
+use crate::diag::Socket;
 use crate::plugin::View;
 
 impl Engine {
@@ -24,6 +25,13 @@ impl Engine {
     pub(super) fn end_of_paths(&mut self, ticket: Ticket, result: Result<(), Failure<'_>>, now: Instant) -> bool {
         self.listeners.end(ticket, result, now)
             || self.paths.end(ticket, result, &self.policy.paths, (&mut self.outbox, now))
+    }
+
+    pub(super) fn collect_socket(&mut self, ticket: Ticket, socket: &Socket, now: Instant) {
+        if self.manages_connections() {
+            self.listeners.collect(ticket, socket);
+            self.paths.collect_socket(ticket, socket, &self.policy.paths.liveness, &mut self.outbox, now);
+        }
     }
 
     pub(super) fn path_question(&self, ticket: Ticket) -> Option<&RouteQuestion> {

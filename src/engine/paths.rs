@@ -6,6 +6,7 @@
 
 mod announce;
 mod attempts;
+mod closing;
 mod converge;
 mod managed;
 mod renewal;
