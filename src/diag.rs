@@ -46,10 +46,14 @@ pub struct Transfer {
     pub last_data: Duration,
     /// Bytes that the peer acknowledged (RFC 4898, `tcpEStatsAppHCThruOctetsAcked`).
     pub acknowledged: u64,
+    /// Bytes that came in order and that nobody has read, the connection for instance.
+    pub unread: u32,
     /// Bytes that came in order (RFC 4898, `tcpEStatsAppHCThruOctetsReceived`).
     pub received: u64,
     /// Segments were lost, and the kernel is sending them again (`TCP_CA_Recovery`, `TCP_CA_Loss`).
     pub recovering: bool,
+    /// Bytes for which the peer has room beyond what it acknowledged; `None` if the kernel does not say.
+    pub window: Option<u32>,
     /// Segments that came, of whatever kind.
     pub segments: u32,
     /// Of them, those that came out of order: others are missing before them. 0 if the kernel does not say.
@@ -158,6 +162,18 @@ impl SubflowFlags {
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+}
+
+impl fmt::Display for Transfer {
+    /// What matters where something is amiss.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unacknowledged, segment, delivery_rate, .. } = self;
+        let (round_trip, deviation) = (self.round_trip.as_micros(), self.deviation.as_micros());
+        write!(f, "{unacknowledged} segments of {segment} bytes wait, round trip {round_trip} +- {deviation} us")?;
+        write!(f, ", {delivery_rate} bytes/s")?;
+        self.window.map_or(Ok(()), |window| write!(f, ", window {window}"))?;
+        if self.recovering { f.write_str(", recovering") } else { Ok(()) }
     }
 }
 

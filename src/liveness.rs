@@ -54,8 +54,8 @@ pub(crate) struct Finding {
     pub(crate) verdict: Verdict,
     /// For how long nothing came,
     pub(crate) silent: Duration,
-    /// and how many segments wait for an acknowledgement; without any, it is data of the peer that is missed.
-    pub(crate) waiting: u32,
+    /// and how the transfer goes; if nothing waits for an acknowledgement, it is data of the peer that is missed.
+    pub(crate) transfer: Transfer,
 }
 
 /// What follows from a complete look.
@@ -79,6 +79,9 @@ const LOOK_ONCE_IN: Duration = Duration::from_micros(200);
 const IN_USE: u8 = 8;
 /// What was lost on the way and sent again may be lost again; the sender finds that out in so long, mostly.
 const RECOVERY: Duration = Duration::from_millis(400);
+/// A single segment is sent again only after so long, as its acknowledgement may be delayed (`TCP_RTO_MIN`;
+/// net/ipv4/tcp_output.c, `tcp_schedule_loss_probe`).
+const SINGLE: Duration = Duration::from_millis(200);
 /// A gap that stays for so long, while so many bytes come that do not fill it, is one that the silent subflow
 /// would have to fill. A slow path brings what is missing in its own time, and the peer may have nothing else
 /// to send meanwhile.
@@ -140,6 +143,8 @@ struct Flow {
     known: bool,
     moved: u64,
     verdict: Verdict,
+    /// For how long it had been silent when it was called so.
+    called: Duration,
 }
 
 impl Liveness {
@@ -317,9 +322,10 @@ impl Watched {
         look
     }
 
-    /// Whether data comes on some subflow.
+    /// Whether data comes on some subflow and finds room: what an application does not read waits there.
     fn receives(&self) -> bool {
-        self.flows.iter().any(|flow| flow.receiving > 0 && flow.transfer.last_data <= RECENTLY)
+        let comes = |flow: &Flow| flow.receiving > 0 && flow.transfer.last_data <= RECENTLY;
+        self.flows.iter().any(comes) && self.flows.iter().all(|flow| flow.transfer.unread == 0)
     }
 
     /// Data is missing: the subflows that were in use until it was.
@@ -344,6 +350,7 @@ impl Flow {
             known: false,
             moved: 0,
             verdict: Verdict::Fine,
+            called: Duration::ZERO,
         }
     }
 
@@ -392,19 +399,33 @@ impl Flow {
         let drain = bytes.saturating_mul(2_000_000).checked_div(delivery_rate);
         let drain = drain.map_or(timeout, Duration::from_micros);
         let usual = (round_trip * 2 + deviation * 4).max(drain);
-        // What is sent again may be lost again, and then the kernel waits for its timer.
-        let usual = if self.transfer.recovering { usual + RECOVERY } else { usual };
+        let usual = usual + self.slack();
         blackhole.max(usual.min(LONGEST_PATIENCE))
     }
 
     /// It was called silent and nothing was acknowledged since, however patient one might be by now.
     fn stays_silent(&self) -> bool {
-        self.verdict != Verdict::Fine && !self.silent.is_zero()
+        self.verdict != Verdict::Fine && !self.called.is_zero() && self.silent >= self.called
     }
 
     /// It was called silent for want of data, and none came since.
     fn stays_deaf(&self) -> bool {
-        self.verdict != Verdict::Fine && self.silent.is_zero() && self.moved == 0
+        self.verdict != Verdict::Fine && self.called.is_zero() && self.moved == 0
+    }
+
+    /// What the kernel's own timers may take before anything is acknowledged on a path that works.
+    fn slack(&self) -> Duration {
+        let Transfer { recovering, unacknowledged, segment, window, .. } = self.transfer;
+        let outstanding = u64::from(unacknowledged) * u64::from(segment);
+        let full = window.is_some_and(|window| u64::from(window) < outstanding + 2 * u64::from(segment));
+        if recovering || full {
+            // What is sent again may be lost again, or find no room again, and then the kernel waits for its timer.
+            RECOVERY
+        } else if unacknowledged <= 1 {
+            SINGLE
+        } else {
+            Duration::ZERO
+        }
     }
 
     fn receiver_patience(&self, blackhole: Duration) -> Duration {
@@ -422,10 +443,12 @@ impl Flow {
     /// The verdict, if that is news.
     fn is_told(&mut self, verdict: Verdict) -> Option<Finding> {
         let news = std::mem::replace(&mut self.verdict, verdict) != verdict;
-        let Self { local, remote, .. } = *self;
-        let waiting = self.transfer.unacknowledged;
-        let silent = if waiting > 0 { self.silent } else { self.deaf };
-        news.then_some(Finding { local, remote, verdict, silent, waiting })
+        if news {
+            self.called = self.silent;
+        }
+        let Self { local, remote, transfer, .. } = *self;
+        let silent = if self.is_waiting() { self.silent } else { self.deaf };
+        news.then_some(Finding { local, remote, verdict, silent, transfer })
     }
 }
 
@@ -533,7 +556,7 @@ mod tests {
         /// Nothing is, of what waits.
         fn is_stuck(&mut self, local: &str, time: u64) {
             self.change(local, |transfer| {
-                transfer.unacknowledged = 5;
+                transfer.unacknowledged = transfer.unacknowledged.max(1);
                 transfer.last_acknowledgement += millis(time);
             });
         }
@@ -575,11 +598,12 @@ mod tests {
     #[test]
     fn what_just_began_after_a_pause_is_not_silent_yet() {
         let mut bench = Bench::new(&[A, B]);
+        bench.policy.blackhole = Some(millis(300));
         assert_eq!(bench.run(2000, |_, _| ()), None);
         // Whatever was acknowledged last was a minute ago.
         let found = bench.run(3000, |bench, time| bench.is_stuck(A, time));
         // The pause before was as long as that.
-        silent(A)(found, 80, 2560 + 100);
+        silent(A)(found, 280, 2560 + 300);
         assert!(bench.liveness.watched[&TOKEN].pause == bench.policy.poll);
     }
 
@@ -611,7 +635,10 @@ mod tests {
             bench.change(A, |transfer| transfer.recovering = true);
         };
         assert_eq!(bench.run(300, stuck), None);
+        // Something is, and more waits.
         assert_eq!(bench.run(300, |bench, _| bench.moves(A)).unwrap().2, Verdict::Fine);
+        bench.flows.push((B, idle()));
+        assert_eq!(bench.run(80, |bench, time| bench.is_stuck(A, time)), None);
     }
 
     #[test]
@@ -636,6 +663,8 @@ mod tests {
         assert!(slow(|transfer| transfer.round_trip = millis(300)) >= 600);
         assert!(slow(|transfer| transfer.deviation = millis(100)) >= 400);
         assert!(slow(|transfer| transfer.recovering = true) >= 400);
+        assert!(slow(|transfer| transfer.unacknowledged = 1) >= 200);
+        assert!(slow(|transfer| transfer.window = Some(1000)) >= 400, "the peer has no room");
         // 5 segments at 20 kB/s.
         assert!(slow(|transfer| transfer.delivery_rate = 20_000) >= 700);
         assert!(slow(|transfer| (transfer.delivery_rate, transfer.timeout) = (0, millis(250))) >= 250);
@@ -765,7 +794,12 @@ mod tests {
     fn a_path_that_the_peer_does_not_use_any_more_is_not_silent() {
         type Happens = fn(&mut Bench);
         // Nothing is missing; or nothing came since something was, or little, as on a slow path.
-        let cases: [Happens; 3] = [
+        // Or this end's application does not read.
+        let cases: [Happens; 4] = [
+            |bench| {
+                bench.receives(B);
+                bench.change(B, |transfer| transfer.unread = 1000);
+            },
             |bench| {
                 bench.receives(B);
                 bench.received += 30_000;

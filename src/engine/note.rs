@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::command::SubflowEnds;
+use crate::diag::Transfer;
 use crate::event::{Endpoint, Limits};
 use crate::network::Verdict;
 use crate::plugin::Health;
@@ -41,8 +42,8 @@ pub(crate) enum Note {
     CannotListen { address: SocketAddr, errno: Errno, again: bool },
     /// Nobody listens on the port of a connection at an IPv6 address, which cannot be announced with another.
     NoPortForIpv6(SocketAddr),
-    /// A subflow fares otherwise than before, as so long a silence shows, with so many segments waiting.
-    Health { ends: SubflowEnds, health: Health, silent: Duration, waiting: u32 },
+    /// A subflow fares otherwise than before, as so long a silence shows.
+    Health { ends: SubflowEnds, health: Health, silent: Duration, transfer: Box<Transfer> },
     /// The host's network has been read.
     Settled { addresses: usize, endpoints: usize },
 }
@@ -122,10 +123,10 @@ impl fmt::Display for Note {
                  joins to {address} find no listener (with `sysctl -w net.ipv4.tcp_timestamps=0` the daemon listens)"
             ),
             Self::Health { ends, health: Health::Sound, .. } => write!(f, "subflow is sound again: {ends}"),
-            Self::Health { ends, health, silent, waiting } => {
+            Self::Health { ends, health, silent, transfer } => {
                 let state = if matches!(health, Health::Dead(_)) { "dead" } else { "suspect" };
-                let (silent, missed) = (silent.as_millis(), if *waiting > 0 { "acknowledgement" } else { "data" });
-                write!(f, "subflow is {state}: {ends}: no {missed} for {silent} ms, {waiting} segments wait")
+                let missed = if transfer.unacknowledged > 0 { "acknowledgement" } else { "data" };
+                write!(f, "subflow is {state}: {ends}: no {missed} for {} ms: {transfer}", silent.as_millis())
             }
             Self::Settled { addresses, endpoints } => {
                 write!(f, "network read: {addresses} usable addresses, {endpoints} endpoints")

@@ -157,7 +157,7 @@ pub fn decode_socket(message: &Message<'_>, asked: &SocketRequest) -> Result<Opt
         let attribute = attribute?;
         match attribute.kind {
             attr::INFO if asked.is_about_mptcp() => socket.role = Role::Connection(decode_connection(&attribute)?),
-            attr::INFO => socket.transfer = decode_transfer(attribute.value),
+            attr::INFO => socket.transfer = decode_transfer(attribute.value, ne_u32(header, 56)?),
             attr::SKV6ONLY => socket.v6_only = attribute.u8()? != 0,
             attr::ULP_INFO => {
                 if let Some(subflow) = decode_subflow(attribute.value)? {
@@ -189,15 +189,16 @@ fn decode_id(header: &[u8; 72]) -> Result<Option<SocketId>, DecodeError> {
     }))
 }
 
-/// `struct tcp_info` up to `tcpi_delivery_rate` (Linux 4.9); `None` if it is shorter. `tcpi_rcv_ooopack` is of
-/// Linux 5.4.
+/// `struct tcp_info` up to `tcpi_delivery_rate` (Linux 4.9); `None` if it is shorter. What is
+/// unread is `idiag_rqueue`. `tcpi_rcv_ooopack` is of
+/// Linux 5.4, `tcpi_snd_wnd` of 5.14.
 ///
 /// ```text
 /// u8 state, ca_state, ...  u32 rto (8), ato, snd_mss, rcv_mss, unacked, ... last_data_recv (52), last_ack_recv (56, ms),
 /// ... rtt (68), rttvar (us), ... rcv_rtt (92), ... u64 bytes_acked (120), bytes_received, u32 segs_out, segs_in,
-/// ... u64 delivery_rate (160), ... u32 rcv_ooopack (224)
+/// ... u64 delivery_rate (160), ... u32 rcv_ooopack (224), snd_wnd
 /// ```
-fn decode_transfer(info: &[u8]) -> Option<Transfer> {
+fn decode_transfer(info: &[u8], unread: u32) -> Option<Transfer> {
     let word = |at| ne_u32(info, at).ok();
     let long = |at| super::chunk(info, at).map(u64::from_ne_bytes).ok();
     let millis = |at| word(at).map(|value| Duration::from_millis(value.into()));
@@ -214,6 +215,8 @@ fn decode_transfer(info: &[u8]) -> Option<Transfer> {
         acknowledged: long(120)?,
         received: long(128)?,
         recovering: *info.get(1)? >= TCP_CA_RECOVERY,
+        window: word(228),
+        unread,
         segments: word(140)?,
         out_of_order: word(224).unwrap_or_default(),
         delivery_rate: long(160)?,

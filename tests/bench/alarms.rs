@@ -73,11 +73,12 @@ struct Gone {
 
 /// Goes through all scenarios, and prints the table and what was closed.
 pub(crate) fn measure(options: &Options, altogether: Duration) -> Result<(), String> {
-    let work: Vec<_> = options
-        .managers
-        .iter()
-        .flat_map(|manager| scenarios(options.seed).into_iter().map(|scenario| (manager.clone(), scenario)))
-        .collect();
+    let chosen = || scenarios(options.seed).into_iter().filter(|scenario| scenario.name.contains(&options.scenarios));
+    let of_each = |manager: &Manager| chosen().map(|scenario| (manager.clone(), scenario)).collect::<Vec<_>>();
+    let work: Vec<_> = options.managers.iter().flat_map(of_each).collect();
+    if work.is_empty() {
+        return Err(format!("no scenario has {:?} in its name", options.scenarios));
+    }
     let at_once = options.at_once(4);
     let rounds = u32::try_from(work.len().div_ceil(at_once)).expect("a short list");
     let watched = all(work, at_once, |(manager, scenario)| watch(manager, scenario, altogether / rounds));

@@ -31,6 +31,7 @@ How:
                        [default: all]
       --traffic LIST   of requests (1 kB every 10 ms, and the same as the answer), upload, download (as fast
                        as it goes) [default: all]
+      --scenarios TEXT those whose names have that in them [default: all]
       --runs N         how often each failure is measured with each traffic [default: 3]
       --seed N         what random times are made of [default: 1]
       --at-once N      how many are measured at a time [default: 1 of failures, 4 of uploads and scenarios]
@@ -43,6 +44,7 @@ pub(crate) struct Options {
     pub(crate) managers: Vec<Manager>,
     pub(crate) failures: Vec<Failure>,
     pub(crate) traffics: Vec<Traffic>,
+    pub(crate) scenarios: String,
     pub(crate) runs: usize,
     pub(crate) seed: u64,
     at_once: Option<NonZeroUsize>,
@@ -72,6 +74,7 @@ impl Options {
                 Long("pm") => names.push(parser.value().map_err(text)?.string().map_err(text)?),
                 Long("failures") => options.failures = list(&mut parser, &Failure::ALL.map(|it| (it.name(), it)))?,
                 Long("traffic") => options.traffics = list(&mut parser, &Traffic::ALL.map(|it| (it.name(), it)))?,
+                Long("scenarios") => options.scenarios = parser.value().map_err(text)?.string().map_err(text)?,
                 Long("runs") => options.runs = number(&mut parser)?,
                 Long("seed") => options.seed = number(&mut parser)?,
                 Long("at-once") => options.at_once = Some(number(&mut parser)?),
@@ -103,7 +106,8 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         let (failures, traffics) = (Failure::ALL.to_vec(), Traffic::ALL.to_vec());
-        Self { mode: Mode::Stalls, managers: Vec::new(), failures, traffics, runs: 3, seed: 1, at_once: None }
+        let (mode, managers, scenarios) = (Mode::Stalls, Vec::new(), String::new());
+        Self { mode, managers, failures, traffics, scenarios, runs: 3, seed: 1, at_once: None }
     }
 }
 

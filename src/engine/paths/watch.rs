@@ -216,8 +216,12 @@ impl Paths {
                 news
             });
             if let Some((ends, health)) = told {
-                let (silent, waiting) = (finding.silent, finding.waiting);
-                outbox.debug(|| Note::Health { ends, health, silent, waiting });
+                outbox.debug(|| Note::Health {
+                    ends,
+                    health,
+                    silent: finding.silent,
+                    transfer: Box::new(finding.transfer),
+                });
             }
         }
     }
