@@ -96,6 +96,8 @@ pub(crate) struct Liveness {
     queue: BinaryHeap<Reverse<(Instant, Token)>>,
     /// When the looks so far will be paid for.
     paid: Option<Instant>,
+    /// From which on looks are at multiples of the time between two, those at several connections together.
+    epoch: Option<Instant>,
     /// A path on which a subflow was found silent: the others on it were hastened to at that time.
     hastened: Option<(IpAddr, Instant)>,
 }
@@ -242,7 +244,8 @@ impl Liveness {
             return self.forget(token);
         }
         let paid = self.paid.map_or(now, |paid| paid.max(now));
-        watched.due = (now + watched.pause).max(paid);
+        let due = (now + watched.pause).max(paid);
+        watched.due = together(self.epoch.get_or_insert(now), due, now, policy.poll);
         self.queue.push(Reverse((watched.due, token)));
         let looks = u32::try_from(watched.flows.len()).unwrap_or(u32::MAX);
         self.paid = Some(paid + LOOK_ONCE_IN * looks);
@@ -285,6 +288,14 @@ impl Liveness {
             }
         }
     }
+}
+
+/// The last multiple of `poll` before `due` that is not over.
+fn together(epoch: &Instant, due: Instant, now: Instant, poll: Duration) -> Instant {
+    let past = due.saturating_duration_since(*epoch).as_nanos() % poll.as_nanos().max(1);
+    let past = Duration::from_nanos(u64::try_from(past).unwrap_or_default());
+    let before = due.checked_sub(past).unwrap_or(due);
+    if before > now { before } else { due }
 }
 
 impl Watched {
@@ -382,7 +393,7 @@ impl Flow {
     /// as between two looks at most; and any acknowledgement, of whatever, shows that the path works.
     fn count(&mut self, counted: Duration, poll: Duration) {
         self.deaf += counted;
-        if !self.is_waiting() {
+        if !self.is_waiting() || self.is_unwelcome() {
             self.silent = Duration::ZERO;
             return;
         }
@@ -393,10 +404,9 @@ impl Flow {
     /// How long an acknowledgement may take: longer than the round-trip time and what waits before it on the
     /// way explain.
     fn patience(&self, blackhole: Duration) -> Duration {
-        let Transfer { round_trip, deviation, timeout, delivery_rate, segment, unacknowledged, .. } = self.transfer;
+        let Transfer { round_trip, deviation, timeout, delivery_rate, .. } = self.transfer;
         // A path of which nothing is known yet may be slow.
-        let bytes = u64::from(unacknowledged) * u64::from(segment);
-        let drain = bytes.saturating_mul(2_000_000).checked_div(delivery_rate);
+        let drain = self.outstanding().saturating_mul(2_000_000).checked_div(delivery_rate);
         let drain = drain.map_or(timeout, Duration::from_micros);
         let usual = (round_trip * 2 + deviation * 4).max(drain);
         let usual = usual + self.slack();
@@ -413,12 +423,21 @@ impl Flow {
         self.verdict != Verdict::Fine && self.called.is_zero() && self.moved == 0
     }
 
+    /// Bytes that were sent and are not acknowledged.
+    fn outstanding(&self) -> u64 {
+        u64::from(self.transfer.unacknowledged) * u64::from(self.transfer.segment)
+    }
+
+    /// The peer has said that it has no room for what was sent: its silence is not the path's.
+    fn is_unwelcome(&self) -> bool {
+        self.transfer.window.is_some_and(|window| u64::from(window) < self.outstanding())
+    }
+
     /// What the kernel's own timers may take before anything is acknowledged on a path that works.
     fn slack(&self) -> Duration {
         let Transfer { recovering, unacknowledged, segment, window, .. } = self.transfer;
-        let outstanding = u64::from(unacknowledged) * u64::from(segment);
-        let full = window.is_some_and(|window| u64::from(window) < outstanding + 2 * u64::from(segment));
-        if recovering || full {
+        let is_full = window.is_some_and(|window| u64::from(window) < self.outstanding() + 2 * u64::from(segment));
+        if recovering || is_full {
             // What is sent again may be lost again, or find no room again, and then the kernel waits for its timer.
             RECOVERY
         } else if unacknowledged <= 1 {
@@ -454,6 +473,8 @@ impl Flow {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const TOKEN: Token = Token(1);
@@ -664,7 +685,7 @@ mod tests {
         assert!(slow(|transfer| transfer.deviation = millis(100)) >= 400);
         assert!(slow(|transfer| transfer.recovering = true) >= 400);
         assert!(slow(|transfer| transfer.unacknowledged = 1) >= 200);
-        assert!(slow(|transfer| transfer.window = Some(1000)) >= 400, "the peer has no room");
+        assert!(slow(|transfer| transfer.window = Some(5 * 1400)) >= 400, "the peer has no room for more");
         // 5 segments at 20 kB/s.
         assert!(slow(|transfer| transfer.delivery_rate = 20_000) >= 700);
         assert!(slow(|transfer| (transfer.delivery_rate, transfer.timeout) = (0, millis(250))) >= 250);
@@ -715,6 +736,24 @@ mod tests {
         assert!((9000..=13_000).contains(&looks), "{looks}");
         (0..connections).for_each(|n| liveness.forget(Token(n)));
         assert!(liveness.queue.is_empty() && liveness.deadline().is_none());
+    }
+
+    #[test]
+    fn busy_connections_are_looked_at_together() {
+        let (mut liveness, policy, begun) = (Liveness::default(), LivenessPolicy::default(), Instant::now());
+        (0..10).for_each(|n| liveness.watch(Token(n), &policy, begun + millis(n.into())));
+        let (mut now, mut wakes, mut moved) = (begun, BTreeSet::new(), 0);
+        while now < begun + millis(1000) {
+            now = liveness.deadline().unwrap().max(now);
+            wakes.insert(now);
+            let Some(token) = liveness.next_due(now) else { continue };
+            liveness.begin(token, 1);
+            moved += 1000;
+            let transfer = Transfer { acknowledged: moved, ..idle() };
+            liveness.sampled(token, (A.parse().unwrap(), B.parse().unwrap()), transfer);
+            liveness.answered(token, &policy, now);
+        }
+        assert!(wakes.len() <= 70, "{} wakes in a second", wakes.len());
     }
 
     #[test]
@@ -827,6 +866,14 @@ mod tests {
             });
             assert_eq!(found, None);
         }
+    }
+
+    #[test]
+    fn the_silence_of_a_peer_that_has_no_room_is_not_held_against_the_path() {
+        let mut bench = Bench::new(&[A, B]);
+        bench.run(1000, |bench, _| [A, B].iter().for_each(|local| bench.moves(local)));
+        bench.change(A, |transfer| transfer.window = Some(0));
+        assert_eq!(bench.run(20_000, |bench, time| bench.is_stuck(A, time)), None);
     }
 
     #[test]

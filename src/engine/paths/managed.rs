@@ -46,7 +46,7 @@ pub(super) struct Managed {
     pub(super) listens: bool,
     /// As many subflows are to be looked at for silence, when data moves; 0: it is not.
     pub(super) watched: u8,
-    /// What told of data that moved when that was last asked.
+    /// What told of data that moved when that was last asked; 0: it was not asked yet.
     pub(super) moved: u32,
 }
 

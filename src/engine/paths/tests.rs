@@ -78,8 +78,8 @@ impl Bench {
             asked: Vec::new(),
             transfers: BTreeMap::new(),
             looks: 0,
-            written: 0,
-            received: 0,
+            written: 1,
+            received: 1,
             begun: Vec::new(),
         }
     }

@@ -145,7 +145,8 @@ impl Paths {
             (Asked::Activity, Role::Connection(info)) => {
                 let moved = low_half(info.write_sequence.wrapping_add(info.receive_next));
                 let before = self.live.get_mut(token).map(|managed| std::mem::replace(&mut managed.moved, moved));
-                if before.is_some_and(|before| before != moved) {
+                // 0: this is the first time that it is asked, and it was looked at before.
+                if before.is_some_and(|before| before != 0 && before != moved) {
                     self.liveness.watch(token, policy, now);
                 }
             }
