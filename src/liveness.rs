@@ -79,8 +79,8 @@ const LOOK_ONCE_IN: Duration = Duration::from_micros(200);
 const IN_USE: u8 = 8;
 /// What was lost on the way and sent again may be lost again; the sender finds that out in so long, mostly.
 const RECOVERY: Duration = Duration::from_millis(400);
-/// A single segment is sent again only after so long, as its acknowledgement may be delayed (`TCP_RTO_MIN`;
-/// net/ipv4/tcp_output.c, `tcp_schedule_loss_probe`).
+/// A single segment is sent again only after two round trips and so long, as its acknowledgement may be delayed
+/// (`TCP_RTO_MIN`; net/ipv4/tcp_output.c, `tcp_schedule_loss_probe`).
 const SINGLE: Duration = Duration::from_millis(200);
 /// A gap that stays for so long, while so many bytes come that do not fill it, is one that the silent subflow
 /// would have to fill. A slow path brings what is missing in its own time, and the peer may have nothing else
@@ -435,13 +435,14 @@ impl Flow {
 
     /// What the kernel's own timers may take before anything is acknowledged on a path that works.
     fn slack(&self) -> Duration {
-        let Transfer { recovering, unacknowledged, segment, window, .. } = self.transfer;
+        let Transfer { recovering, unacknowledged, segment, window, round_trip, .. } = self.transfer;
         let is_full = window.is_some_and(|window| u64::from(window) < self.outstanding() + 2 * u64::from(segment));
         if recovering || is_full {
             // What is sent again may be lost again, or find no room again, and then the kernel waits for its timer.
             RECOVERY
         } else if unacknowledged <= 1 {
-            SINGLE
+            // On a path without queues nothing should be lost: there it is not waited for.
+            (SINGLE + round_trip).min(round_trip * 5)
         } else {
             Duration::ZERO
         }
@@ -684,7 +685,10 @@ mod tests {
         assert!(slow(|transfer| transfer.round_trip = millis(300)) >= 600);
         assert!(slow(|transfer| transfer.deviation = millis(100)) >= 400);
         assert!(slow(|transfer| transfer.recovering = true) >= 400);
-        assert!(slow(|transfer| transfer.unacknowledged = 1) >= 200);
+        let single = slow(|transfer| (transfer.unacknowledged, transfer.round_trip) = (1, millis(60)));
+        assert!(single >= 380, "{single}");
+        let unloaded = slow(|transfer| (transfer.unacknowledged, transfer.round_trip) = (1, millis(2)));
+        assert!(unloaded <= 120, "{unloaded}");
         assert!(slow(|transfer| transfer.window = Some(5 * 1400)) >= 400, "the peer has no room for more");
         // 5 segments at 20 kB/s.
         assert!(slow(|transfer| transfer.delivery_rate = 20_000) >= 700);

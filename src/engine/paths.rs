@@ -36,6 +36,7 @@ use super::ways::Ways;
 use super::{Failure, Ticket};
 use crate::command::{Request, RouteQuestion};
 use crate::connections::Closed;
+use crate::diag::SocketId;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
 use crate::liveness::Liveness;
 use crate::plugin::{Memo, PathManager, View};
@@ -86,6 +87,10 @@ pub(super) struct Paths {
     renewal: Renewal,
     /// The kernel closes sockets on demand, as far as is known.
     resets: bool,
+    /// Dead subflows whose sockets are to be looked up: all those of a turn together, after what tells their
+    /// peers.
+    to_find: Vec<(Token, SocketId)>,
+    /// Those that were found, or not, to be closed.
     dead: Vec<Dead>,
     /// Addresses that became usable not long ago, and when that was.
     fresh: Vec<(IpAddr, IfIndex, Instant)>,
@@ -124,6 +129,7 @@ impl Paths {
             liveness: Liveness::default(),
             renewal: Renewal::default(),
             resets: true,
+            to_find: Vec::new(),
             dead: Vec::new(),
             fresh: Vec::new(),
             knows_usable: false,
@@ -322,6 +328,7 @@ impl Paths {
             self.converge(token, host, listeners, outbox);
         }
         self.tidy_timers();
+        self.find_dead(outbox, host.now);
         self.close_dead(host, outbox);
         self.begin_renewal(outbox, host.now);
         self.look(outbox, host.now);

@@ -127,8 +127,7 @@ impl Task<'_, '_> {
         for flow in flows {
             let ends = ends_of(self.token, flow);
             if self.resets && matches!(flow.health, Health::Dead(_)) {
-                let socket = SocketRequest::Subflow(flow.socket());
-                self.send(socket, Asked::Find(ends.local, ends.remote));
+                self.to_find.push((self.token, flow.socket()));
             } else {
                 self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
             }

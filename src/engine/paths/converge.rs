@@ -10,6 +10,7 @@ use super::managed::{Asked, Managed};
 use super::{FRESH, Host, Paths};
 use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
 use crate::connections::{Connection, OwnAddress, Subflow};
+use crate::diag::SocketId;
 use crate::engine::Ticket;
 use crate::engine::ids::Ids;
 use crate::engine::listeners::Listeners;
@@ -49,6 +50,8 @@ pub(super) struct Task<'a, 'b> {
     fresh: &'a [(IpAddr, IfIndex, Instant)],
     /// The kernel closes sockets on demand.
     pub(super) resets: bool,
+    /// Sockets to be looked up, so that they can be reset.
+    pub(super) to_find: &'a mut Vec<(Token, SocketId)>,
     /// When a subflow may be begun that may not now.
     paced: Option<Instant>,
     /// Something was asked of the kernel.
@@ -67,7 +70,7 @@ impl Paths {
         if listeners.is_own(managed.connection.local.plain()) {
             return;
         }
-        let Self { asked, ways, ids, work, fresh, resets, .. } = self;
+        let Self { asked, ways, ids, work, fresh, resets, to_find, .. } = self;
         let mut task = Task {
             token,
             managed,
@@ -82,6 +85,7 @@ impl Paths {
             unrouted: false,
             fresh,
             resets: *resets,
+            to_find,
             paced: None,
             sent: false,
         };
@@ -309,11 +313,12 @@ impl Task<'_, '_> {
                 None => self.begin(want, &work.remotes),
             }
         }
-        // The others keep to the wish for their interface too: it is the peer that sends on them.
+        // Those that stay all the same keep to the wish for their interface too: it is the peer that sends on them.
         for place in 0..work.wanted.len() {
             if work.wanted.get(place) == Some(&false) {
                 let flow = self.managed.connection.subflows.get(place);
-                if let Some(local) = flow.filter(|flow| !flow.closing).and_then(|flow| place_of(self.host.view, flow)) {
+                let staying = flow.filter(|flow| !flow.closing && flow.origin != Origin::Local);
+                if let Some(local) = staying.and_then(|flow| place_of(self.host.view, flow)) {
                     self.set_backup(place, local.backup);
                 }
             }

@@ -182,6 +182,14 @@ impl Paths {
         }
     }
 
+    /// Looks up the sockets of what is dead.
+    pub(super) fn find_dead(&mut self, outbox: &mut Outbox, now: Instant) {
+        for (token, socket) in std::mem::take(&mut self.to_find) {
+            let asked = Asked::Find(socket.local, socket.remote);
+            self.ask(SocketRequest::Subflow(socket), token, asked, outbox, now);
+        }
+    }
+
     /// Closes what is dead by its socket, or else by a command.
     pub(super) fn close_dead(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
         for Dead { token, local, remote, socket } in std::mem::take(&mut self.dead) {
