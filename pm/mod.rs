@@ -6,6 +6,8 @@ mod addr_adv;
 mod announce;
 #[cfg(feature = "pm-fullmesh")]
 mod fullmesh;
+#[cfg(feature = "pm-handover")]
+mod handover;
 #[cfg(feature = "pm-ndiffports")]
 mod ndiffports;
 #[cfg(feature = "pm-sspi")]

@@ -2,12 +2,9 @@
 //! side that connected makes and closes them; the side that accepted announces one address of each
 //! family of every interface but what the connection has, and closes nothing.
 
-use std::net::IpAddr;
-
 use mptcpd::plugin::{
-    ConnectionView, Manages, Memo, PathManager, Paths, Plugin, Side, View, WantedAnnouncement, by_preference,
+    ConnectionView, Manages, Memo, PathManager, Paths, Plugin, Side, View, announce_interfaces, by_preference,
 };
-use mptcpd::types::IfIndex;
 
 struct SingleSubflowPerInterface;
 
@@ -20,21 +17,7 @@ impl PathManager for SingleSubflowPerInterface {
                 // The peer may join too; one of the two on a link is too many.
                 want.only_these();
             }
-            Side::Server => announce(view, connection, want),
-        }
-    }
-}
-
-/// Announces the first address of each family of every interface but that of the initial subflow.
-fn announce(view: &View<'_>, connection: &ConnectionView<'_>, want: &mut Paths) {
-    let initial = connection.local.ip();
-    let home = view.addresses().iter().find(|local| local.address == initial).map(|local| local.if_index);
-    let mut seen: Vec<(IfIndex, bool)> = home.map(|if_index| (if_index, initial.is_ipv4())).into_iter().collect();
-    for local in view.usable().filter(|local| local.announce) {
-        let family = (local.if_index, IpAddr::is_ipv4(&local.address));
-        if !seen.contains(&family) {
-            seen.push(family);
-            want.announce(WantedAnnouncement { address: local.address, port: None, local: local.address });
+            Side::Server => announce_interfaces(view, connection, want),
         }
     }
 }
@@ -105,6 +88,15 @@ mod tests {
         assert_eq!(preferred.subflows(&MANAGER, &client())[0], "10.0.1.1 eth1 - 192.0.2.1:80");
         let down = host().without("10.0.1.1", Unusable::NoCarrier).without("fd00::1", Unusable::NoCarrier);
         assert_eq!(down.subflows(&MANAGER, &client()), ["10.0.0.2 eth0 - 192.0.2.1:80"]);
+    }
+
+    #[test]
+    fn a_subflow_whose_address_a_rule_forbids_gives_way_to_another_of_its_interface() {
+        let connection = Connection::client("10.0.1.1:40000", "192.0.2.1:80").begun_on(2).announced(1, "[fd00::9]:80");
+        let forbidden = host().without("10.0.1.1", Unusable::Rule(1));
+        assert_eq!(forbidden.subflows(&MANAGER, &connection)[1], "fd00::1 eth1 - [fd00::9]:80");
+        let deprecated = host().without("10.0.1.1", Unusable::Deprecated);
+        assert_eq!(deprecated.subflows(&MANAGER, &connection)[1], "10.0.1.1 eth1 - 192.0.2.1:80");
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Host {
     }
 }
 
-/// A connection; its initial subflow is established until [`lost`](Self::lost).
+/// A connection; its initial subflow is established until [`lost`](Self::lost), on the first interface unless
+/// it is [begun on](Self::begun_on) another.
 #[derive(Clone, Debug)]
 pub struct Connection {
     side: Side,
@@ -164,6 +165,14 @@ impl Connection {
             now: Instant::now(),
         };
         connection.with_subflow(1, local, remote, Origin::Initial)
+    }
+
+    /// The initial subflow is on that interface.
+    #[must_use]
+    pub fn begun_on(mut self, if_index: u32) -> Self {
+        let initial = self.subflows.iter_mut().filter(|flow| flow.origin == Origin::Initial);
+        initial.for_each(|flow| flow.if_index = Some(IfIndex(if_index)));
+        self
     }
 
     /// The peer forbids joins to its initial address.

@@ -1,6 +1,7 @@
 //! The public interface of a path manager: what it is shown, what it may want, and the registry of
 //! those compiled in. Nothing here talks to the kernel or decides how a want is made true.
 
+mod offer;
 mod paths;
 mod preference;
 
@@ -11,6 +12,7 @@ use crate::settings::{Settings, SettingsError};
 use crate::types::{EndpointFlags, IfIndex};
 
 pub use inventory;
+pub use offer::announce_interfaces;
 pub use paths::{
     Attempt, AttemptState, Cause, ConnectionView, Health, Memo, Origin, Paths, Remote, Side, Subflow, Trouble,
     WantedAnnouncement, WantedSubflow,

@@ -11,7 +11,7 @@ mod converge;
 mod managed;
 mod renewal;
 #[cfg(test)]
-#[cfg(all(feature = "pm-fullmesh", feature = "pm-ndiffports", feature = "pm-sspi"))]
+#[cfg(all(feature = "pm-fullmesh", feature = "pm-handover", feature = "pm-ndiffports", feature = "pm-sspi"))]
 mod simulation;
 mod table;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Attempt, AttemptState, ConnectionView, LocalAddress, Origin, Paths, Remote, Subflow, View};
+use super::{Attempt, AttemptState, ConnectionView, LocalAddress, Origin, Paths, Remote, Subflow, Unusable, View};
 use crate::types::IfIndex;
 
 /// A join that has no answer for so long gives way to another of its interface.
@@ -56,12 +56,16 @@ impl<'a> ConnectionView<'a> {
     /// most likely to come about.
     #[must_use]
     pub fn candidate(&self, view: &View<'a>, if_index: IfIndex) -> Option<Candidate<'a>> {
-        let there = self.subflows_on(if_index).filter(|flow| !flow.health.is_lost());
+        let locals = || view.addresses().iter().filter(|local| local.if_index == if_index);
+        // It may come from an address that nothing new would come from, a temporary one for instance, but not
+        // from one that a rule forbids.
+        let place = |flow: &'a Subflow| {
+            let local = locals().find(|local| local.address == flow.local.ip())?;
+            Some((local, flow)).filter(|_| !matches!(local.unusable, Some(Unusable::Rule(_))))
+        };
+        let there = self.subflows_on(if_index).filter(|flow| !flow.health.is_lost()).filter_map(place);
         // The initial one stays anyhow; of the others, the oldest.
-        if let Some(flow) = there.min_by_key(|flow| (flow.origin != Origin::Initial, flow.since)) {
-            // It may come from an address that nothing new would come from, a temporary one for instance.
-            let mut locals = view.addresses().iter().filter(|local| local.if_index == if_index);
-            let local = locals.find(|local| local.address == flow.local.ip())?;
+        if let Some((local, flow)) = there.min_by_key(|(_, flow)| (flow.origin != Origin::Initial, flow.since)) {
             let remote = self.remotes.iter().find(|remote| remote.address == flow.remote).copied();
             let remote = remote.unwrap_or(Remote { address: flow.remote, id: crate::types::AddressId(0) });
             return Some(Candidate { local, remote, flow: Some(flow), until: None });

@@ -1,6 +1,7 @@
 //! Path managers that work from user space: each connection gets the paths that are wanted for it.
 
 mod goodput;
+mod handover;
 mod healing;
 mod hostile;
 mod load;

@@ -9,8 +9,9 @@
 
 mod kernel;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::kernel::{DOWN, Fate, Flow, Kernel, NO_CARRIER, Opener, Socket, Told, UP, mapped};
@@ -21,8 +22,7 @@ use crate::event::{
 };
 use crate::plugin::{self, PathManager};
 use crate::random::{Random, for_every_seed};
-use crate::rules::PathPolicy;
-use crate::rules::{Interfaces, Rules};
+use crate::rules::{Glob, Interfaces, PathPolicy, Rule, Rules};
 use crate::settings::Settings;
 use crate::state_file::SavedState;
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags, Token};
@@ -38,14 +38,17 @@ enum Wanting {
     OnePerInterface,
     FullMesh,
     Several(usize),
+    /// And whether the others are kept.
+    OneAtATime(bool),
 }
 
 impl Wanting {
     fn random(random: &mut Random) -> Self {
-        match random.below(5) {
+        match random.below(7) {
             0 | 1 => Self::OnePerInterface,
             2 | 3 => Self::FullMesh,
-            _ => Self::Several(2 + random.below(3)),
+            4 => Self::Several(2 + random.below(3)),
+            _ => Self::OneAtATime(random.one_in(2)),
         }
     }
 
@@ -54,6 +57,7 @@ impl Wanting {
             Self::OnePerInterface => ("sspi", String::new()),
             Self::FullMesh => ("fullmesh", String::new()),
             Self::Several(number) => ("ndiffports", format!("subflows = {number}")),
+            Self::OneAtATime(warm) => ("handover", format!("warm = {warm}")),
         };
         let plugins = plugin::registry().unwrap();
         let plugin = plugins.iter().find(|plugin| plugin.name == name).unwrap();
@@ -66,6 +70,8 @@ struct Host {
     kernel: Kernel,
     engine: Engine,
     rules: Rules,
+    /// What the rules say of links: their order, and whether they are for standby.
+    ranks: BTreeMap<u32, (i32, bool)>,
     wanting: Wanting,
     random: Random,
     now: Instant,
@@ -92,6 +98,21 @@ fn policy(rules: &Rules, wanting: Wanting) -> Policy {
     }
 }
 
+/// Rules that give some of the links a rank.
+fn random_ranks(random: &mut Random) -> (Interfaces, BTreeMap<u32, (i32, bool)>) {
+    let mut ranks = BTreeMap::new();
+    for link in 2..6 {
+        if random.one_in(3) {
+            ranks.insert(link, ([-1, 0, 1][random.below(3)], random.one_in(2)));
+        }
+    }
+    let rule = |(link, (order, backup)): (&u32, &(i32, bool))| {
+        let names = vec![Glob::new(&format!("link{link}")).unwrap()];
+        Arc::new(Rule { names, order: Some(*order), backup: Some(*backup), ..Rule::default() })
+    };
+    (Interfaces::new(ranks.iter().map(rule).collect()), ranks)
+}
+
 /// Which address of the peers has that number.
 fn peer_address(number: u8, v6: bool) -> IpAddr {
     if v6 { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number)]) } else { IpAddr::from([192, 0, 2, number]) }
@@ -101,12 +122,13 @@ impl Host {
     fn new(seed: u64, trace: bool) -> Self {
         let mut random = Random::new(seed);
         let notify = NotifyFlags::EXISTING.union(NotifyFlags::SKIP_LINK_LOCAL).union(NotifyFlags::SKIP_LOOPBACK);
-        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
+        let (interfaces, ranks) = random_ranks(&mut random);
+        let rules = Rules { notify, flags: EndpointFlags::SUBFLOW, interfaces };
         let now = Instant::now();
         let wanting = Wanting::random(&mut random);
         let engine = Engine::new(policy(&rules, wanting), SavedState::default(), now);
-        let mut host =
-            Self { kernel: Kernel::new(now), engine, rules, wanting, random, now, closed: Vec::new(), trace };
+        let (kernel, closed) = (Kernel::new(now), Vec::new());
+        let mut host = Self { kernel, engine, rules, ranks, wanting, random, now, closed, trace };
         host.kernel.prefers_another = host.random.one_in(2);
         for link in 2..2 + u32::try_from(1 + host.random.below(4)).unwrap() {
             host.kernel.links.insert(link, UP);
@@ -477,12 +499,12 @@ impl Host {
     }
 
     fn reload(&mut self) {
-        if self.random.one_in(2) {
-            self.rules.flags.0 ^= EndpointFlags::BACKUP.0;
-        } else {
-            self.wanting = Wanting::random(&mut self.random);
+        match self.random.below(4) {
+            0 => self.rules.flags.0 ^= EndpointFlags::BACKUP.0,
+            1 => (self.rules.interfaces, self.ranks) = random_ranks(&mut self.random),
+            _ => self.wanting = Wanting::random(&mut self.random),
         }
-        self.trace(|| format!("now {:?} {}", self.wanting, self.rules.flags));
+        self.trace(|| format!("now {:?} {} {:?}", self.wanting, self.rules.flags, self.ranks));
         self.engine.handle(Input::Configure(policy(&self.rules, self.wanting)), self.now);
     }
 
@@ -575,11 +597,19 @@ impl Host {
     }
 
     fn check_backup(&self, socket: &Socket) {
-        let wish = self.rules.flags.contains(EndpointFlags::BACKUP);
-        for flow in self.visible(socket) {
-            let usable = self.usable().iter().any(|(_, address)| *address == plain(flow.local).ip());
-            assert!(!usable || flow.backup == wish, "backup of {flow:?} in {socket:#?}");
+        if matches!(self.wanting, Wanting::OneAtATime(_)) && !socket.told.server_side {
+            return;
         }
+        for flow in self.visible(socket) {
+            let here = self.usable().into_iter().find(|(_, address)| *address == plain(flow.local).ip());
+            let right = here.is_none_or(|(link, _)| flow.backup == self.is_for_standby(link));
+            assert!(right, "backup of {flow:?} in {socket:#?}");
+        }
+    }
+
+    fn is_for_standby(&self, link: IfIndex) -> bool {
+        let general = self.rules.flags.contains(EndpointFlags::BACKUP);
+        self.ranks.get(&link.0).map_or(general, |(_, backup)| *backup)
     }
 
     fn check_announced(&self, socket: &Socket) {
@@ -593,7 +623,9 @@ impl Host {
         match self.wanting {
             Wanting::Several(_) => wanted.clear(),
             Wanting::FullMesh => wanted.retain(|(_, address)| *address != initial),
-            Wanting::OnePerInterface => return self.check_one_announced(socket, &wanted, &announced),
+            Wanting::OnePerInterface | Wanting::OneAtATime(_) => {
+                return self.check_one_announced(socket, &wanted, &announced);
+            }
         }
         let wanted: BTreeSet<IpAddr> = wanted.into_iter().map(|(_, address)| address).collect();
         let excess = announced.difference(&wanted).filter(|address| !serves(**address));
@@ -646,6 +678,12 @@ impl Host {
             Wanting::OnePerInterface => self.check_interfaces(socket, &remotes, full),
             Wanting::FullMesh => self.check_mesh(socket, &remotes, full),
             Wanting::Several(number) => self.check_ports(socket, number, full),
+            Wanting::OneAtATime(warm) => {
+                if warm {
+                    self.check_interfaces(socket, &remotes, full);
+                }
+                self.check_one_in_use(socket, &remotes, full, warm);
+            }
         }
         self.check_dead(socket);
     }
@@ -665,20 +703,53 @@ impl Host {
     }
 
     fn check_interfaces(&self, socket: &Socket, remotes: &[SocketAddr], full: bool) {
-        let usable = self.usable();
-        let links: BTreeSet<IfIndex> = usable.iter().map(|(link, _)| *link).collect();
+        let links: BTreeSet<IfIndex> = self.usable().into_iter().map(|(link, _)| link).collect();
         for link in links {
-            let on_it = || self.visible(socket).filter(|flow| self.link_of(flow) == Some(link));
-            let here = usable.iter().filter(|(other, _)| *other == link);
-            let pairs: Vec<_> =
-                here.flat_map(|(_, local)| remotes.iter().map(move |remote| (*local, *remote))).collect();
-            let can = pairs.iter().any(|(local, remote)| self.feasible(link, *local, *remote));
-            let has = on_it().count() > 0;
-            assert!(has || full || !can || pairs.len() > 16, "nothing on {link}: {socket:#?} {remotes:?}");
+            assert!(full || !self.lacks(socket, remotes, link), "nothing on {link}: {socket:#?} {remotes:?}");
             let ours = self.trusted(socket).filter(|flow| self.link_of(flow) == Some(link));
             let ours = ours.filter(|flow| flow.opener == Opener::Daemon).count();
             assert!(ours <= 1, "{ours} subflows on {link}: {socket:#?}");
         }
+    }
+
+    /// Whether nothing is on a link though it could be.
+    fn lacks(&self, socket: &Socket, remotes: &[SocketAddr], link: IfIndex) -> bool {
+        let usable = self.usable();
+        let here = usable.iter().filter(|(other, _)| *other == link);
+        let pairs: Vec<_> = here.flat_map(|(_, local)| remotes.iter().map(move |remote| (*local, *remote))).collect();
+        let can = pairs.iter().any(|(local, remote)| self.feasible(link, *local, *remote));
+        let has = self.visible(socket).any(|flow| self.link_of(flow) == Some(link));
+        can && !has && pairs.len() <= 16
+    }
+
+    /// Data goes over one path, that of the most preferred link that can have one; what else is there is for
+    /// standby.
+    fn check_one_in_use(&self, socket: &Socket, remotes: &[SocketAddr], full: bool, warm: bool) {
+        let links: BTreeSet<IfIndex> = self.usable().into_iter().map(|(link, _)| link).collect();
+        let rank = |link: IfIndex| {
+            let order = self.ranks.get(&link.0).map_or(0, |(order, _)| *order);
+            (self.is_for_standby(link), !links.contains(&link), order, link)
+        };
+        let flows: Vec<&Flow> = self.trusted(socket).collect();
+        let normal: Vec<&Flow> = flows.iter().filter(|flow| !flow.backup).copied().collect();
+        let carriers = if normal.is_empty() { &flows } else { &normal };
+        let [used] = carriers[..] else {
+            assert!(carriers.is_empty(), "data goes over {carriers:?}: {socket:#?}");
+            let lacking = links.iter().find(|link| self.lacks(socket, remotes, **link));
+            return assert!(full || lacking.is_none(), "nothing on {lacking:?}, nor elsewhere: {socket:#?}");
+        };
+        let used_link = self.link_of(used).unwrap();
+        assert!(!used.backup || self.is_for_standby(used_link), "in use as a backup: {used:?} in {socket:#?}");
+        for link in links.iter().filter(|link| rank(**link) < rank(used_link)) {
+            assert!(
+                full || !self.lacks(socket, remotes, *link),
+                "nothing on {link}, better than {used:?}: {socket:#?}"
+            );
+            let better: Vec<_> = flows.iter().filter(|flow| self.link_of(flow) == Some(*link)).collect();
+            assert!(better.is_empty(), "{better:?} not in use, but {used:?}: {socket:#?}");
+        }
+        let idle = flows.iter().filter(|flow| flow.opener == Opener::Daemon && !std::ptr::eq(**flow, used));
+        assert!(warm || idle.count() == 0, "more than {used:?} in {socket:#?}");
     }
 
     fn check_mesh(&self, socket: &Socket, remotes: &[SocketAddr], full: bool) {

@@ -15,7 +15,7 @@ use super::super::{address, installed};
 use super::{joins, net_v4, service, start_managing, take, v4, wait_for_paths};
 
 /// Of a dialogue, bytes to and fro.
-const MESSAGE: usize = 100_000;
+pub(super) const MESSAGE: usize = 100_000;
 /// Rounds of it that show where data goes.
 const ROUNDS: usize = 30;
 /// What may go where no data does, bytes: acknowledgements.
@@ -24,13 +24,13 @@ const NO_DATA: u64 = (ROUNDS * MESSAGE / 20) as u64;
 const SOON: Duration = Duration::from_secs(5);
 
 /// A daemon at the client, with rules that can be changed while it runs.
-struct Ruled {
+pub(super) struct Ruled {
     here: Installation,
-    daemon: Daemon,
+    pub(super) daemon: Daemon,
 }
 
 impl Ruled {
-    fn start(net: &Net, path_manager: &str, rules: &str) -> Self {
+    pub(super) fn start(net: &Net, path_manager: &str, rules: &str) -> Self {
         net.client.choose_user_space_path_management();
         let here = installed(&net.client);
         here.configure(rules);
@@ -44,13 +44,13 @@ impl Ruled {
     }
 }
 
-fn rule(interface: &str, what: &str) -> String {
+pub(super) fn rule(interface: &str, what: &str) -> String {
     format!("[[interface]]\nmatch = '{interface}'\n{what}\n")
 }
 
 /// Waits until the subflows from these links, and no others, are for standby at both ends of every
 /// connection, and returns how long that took.
-fn wait_for_standby(daemon: &mut Daemon, net: &Net, links: &[u8]) -> Duration {
+pub(super) fn wait_for_standby(daemon: &mut Daemon, net: &Net, links: &[u8]) -> Duration {
     let begun = Instant::now();
     let standby: BTreeSet<IpAddr> = links.iter().map(|link| client_v4(*link)).collect();
     daemon.eventually(&format!("standby on links {links:?}"), || {
@@ -75,7 +75,7 @@ fn bytes_while(net: &Net, dialogue: &Dialogue) -> [u64; 2] {
 }
 
 /// Checks that data goes over one of two links and not over the other.
-fn check_only(net: &Net, dialogue: &Dialogue, link: usize) {
+pub(super) fn check_only(net: &Net, dialogue: &Dialogue, link: usize) {
     let bytes = bytes_while(net, dialogue);
     assert!(bytes[1 - link] < NO_DATA && bytes[link] > NO_DATA, "{bytes:?}, but only link {link} was to have data");
 }
