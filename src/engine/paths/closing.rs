@@ -8,7 +8,7 @@ use super::Host;
 use super::attempts::{Attempt, TURNED_AWAY};
 use super::converge::{Task, ends_of, place_of};
 use super::managed::{Asked, Managed};
-use crate::command::{PathCommand, SocketRequest};
+use crate::command::PathCommand;
 use crate::connections::Subflow;
 use crate::plugin::{Cause, Health, Origin, Trouble, Unusable};
 use crate::types::AddressId;

@@ -314,10 +314,11 @@ impl Task<'_, '_> {
             }
         }
         // Those that stay all the same keep to the wish for their interface too: it is the peer that sends on them.
+        let last = self.managed.sound() <= 1;
         for place in 0..work.wanted.len() {
             if work.wanted.get(place) == Some(&false) {
                 let flow = self.managed.connection.subflows.get(place);
-                let staying = flow.filter(|flow| !flow.closing && flow.origin != Origin::Local);
+                let staying = flow.filter(|flow| !flow.closing && (last || flow.origin != Origin::Local));
                 if let Some(local) = staying.and_then(|flow| place_of(self.host.view, flow)) {
                     self.set_backup(place, local.backup);
                 }
