@@ -700,6 +700,7 @@ mod tests {
     fn a_look_that_comes_late_counts_as_one_in_time() {
         let mut bench = Bench::new(&[A, B]);
         bench.run(1000, |bench, _| bench.moves(A));
+        assert_eq!(bench.run(40, |bench, time| bench.is_stuck(A, time)), None);
         // The machine stood still, and what waited in queues is not taken in yet.
         bench.now += millis(5000);
         bench.is_stuck(A, 5000);
