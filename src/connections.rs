@@ -333,10 +333,12 @@ impl Subflow {
         self.remote.plain()
     }
 
-    /// What names its TCP socket, whichever it is by now.
-    pub(crate) fn socket(&self) -> SocketId {
+    /// What names its TCP socket, whichever it is by now; its address is on that interface. A socket that is
+    /// bound to an interface, as the application may have bound the initial one, is found by that alone, and
+    /// one that is not by any (include/net/inet_hashtables.h, `inet_match`).
+    pub(crate) fn socket(&self, place: Option<IfIndex>) -> SocketId {
         let (local, remote) = (self.local.told(), self.remote.told());
-        SocketId { local, remote, if_index: self.if_index, cookie: Cookie::ANY }
+        SocketId { local, remote, if_index: self.if_index.or(place), cookie: Cookie::ANY }
     }
 
     /// It carries data as far as is known.

@@ -28,8 +28,10 @@ pub struct Socket {
 /// How the transfer on a TCP socket goes (`struct tcp_info`, include/uapi/linux/tcp.h).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transfer {
-    /// Segments that were sent and are not acknowledged.
+    /// Segments that were sent and are not acknowledged,
     pub unacknowledged: u32,
+    /// and their bytes.
+    pub outstanding: u32,
     /// Bytes of a segment, at most.
     pub segment: u32,
     /// Smoothed round-trip time.
@@ -119,6 +121,8 @@ pub struct ConnectionInfo {
     pub fallback: bool,
     /// Number of the next byte to be sent.
     pub write_sequence: u64,
+    /// Number of the first byte that the peer has not acknowledged.
+    pub unacknowledged: u64,
     /// Number of the first byte that has not come yet.
     pub receive_next: u64,
 }
@@ -170,7 +174,9 @@ impl fmt::Display for Transfer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { unacknowledged, segment, delivery_rate, .. } = self;
         let (round_trip, deviation) = (self.round_trip.as_micros(), self.deviation.as_micros());
-        write!(f, "{unacknowledged} segments of {segment} bytes wait, round trip {round_trip} +- {deviation} us")?;
+        let outstanding = self.outstanding;
+        write!(f, "{unacknowledged} segments wait ({outstanding} bytes of {segment} each at most)")?;
+        write!(f, ", round trip {round_trip} +- {deviation} us")?;
         write!(f, ", {delivery_rate} bytes/s")?;
         self.window.map_or(Ok(()), |window| write!(f, ", window {window}"))?;
         if self.recovering { f.write_str(", recovering") } else { Ok(()) }

@@ -118,6 +118,7 @@ const CONNECTION: ConnectionInfo = ConnectionInfo {
     token: Token(0x9fde_856b),
     fallback: false,
     write_sequence: 17_611_291_469_118_021_403,
+    unacknowledged: 17_611_291_469_118_021_403,
     receive_next: 13_732_892_618_534_924_052,
 };
 

@@ -14,7 +14,7 @@ use crate::wire::{DecodeError, Message, Messages, diag};
 
 const NETLINK_SOCK_DIAG: isize = 4;
 /// Answers come while they are read, so few ever wait.
-const QUEUE: usize = 256 << 10;
+const QUEUE: usize = 1 << 20;
 
 /// What was asked and is not answered yet: the answers do not say what they are about.
 #[derive(Debug, Default)]
@@ -55,8 +55,10 @@ impl Daemon {
             match socket.receive(buffer).map_err(failed("read the sock_diag socket"))? {
                 Received::Nothing => return Ok(false),
                 Received::Other => {}
-                // Whoever waits for an answer asks again when none came.
-                Received::Lost => asked.0.clear(),
+                Received::Lost => {
+                    asked.0.clear();
+                    engine.handle(Input::AnswersLost, now);
+                }
                 Received::Datagram => {
                     let mut taker = Taker { engine, log, interrupted, now };
                     for message in Messages::new(buffer) {

@@ -62,7 +62,7 @@ impl Daemon {
                 Output::Send(ticket, request) => {
                     self.send(ticket, &request, now);
                     let removal = matches!(request, Request::Pm(PmCommand::RemoveEndpoint(_)));
-                    sent = if removal { Sent::Removal } else { Sent::Requests };
+                    sent = if removal || sent == Sent::Removal { Sent::Removal } else { Sent::Requests };
                 }
                 Output::Listen(wanted) => self.listen(wanted, now),
                 Output::Unlisten(wanted) => self.unlisten(wanted),

@@ -34,7 +34,7 @@ use super::outbox::Outbox;
 use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
-use crate::command::{Request, RouteQuestion};
+use crate::command::{Request, RouteQuestion, SubflowEnds};
 use crate::connections::Closed;
 use crate::diag::SocketId;
 use crate::event::{self, Endpoint, MptcpEvent, RoutingChange};
@@ -94,6 +94,10 @@ pub(super) struct Paths {
     dead: Vec<Dead>,
     /// Addresses that became usable not long ago, and when that was.
     fresh: Vec<(IpAddr, IfIndex, Instant)>,
+    /// Every address of the host and its interface.
+    places: Vec<(IpAddr, IfIndex)>,
+    /// Joins that are to be called off by command.
+    to_call_off: Vec<SubflowEnds>,
     /// Which addresses are usable was known before.
     knows_usable: bool,
 }
@@ -132,6 +136,8 @@ impl Paths {
             to_find: Vec::new(),
             dead: Vec::new(),
             fresh: Vec::new(),
+            places: Vec::new(),
+            to_call_off: Vec::new(),
             knows_usable: false,
         }
     }
@@ -265,7 +271,7 @@ impl Paths {
         for (_, token, asked) in std::mem::take(&mut self.asked) {
             let looks = matches!(asked, Asked::Look(..));
             match asked {
-                Asked::Look(..) => self.liveness.forget(token),
+                Asked::Look(..) => self.unwatch(token),
                 Asked::Find(local, remote) | Asked::Reset(local, remote) => {
                     self.dead.push(Dead { token, local, remote, socket: None });
                 }
@@ -292,7 +298,8 @@ impl Paths {
 
     /// Whether there is work that waits for nothing.
     pub(super) fn has_work(&self) -> bool {
-        let queued = !self.dirty.is_empty() || !self.sweep.is_empty() || !self.dead.is_empty();
+        let dead = !self.dead.is_empty() || !self.to_find.is_empty() || !self.to_call_off.is_empty();
+        let queued = !self.dirty.is_empty() || !self.sweep.is_empty() || dead;
         queued
             || self.view_changed
             || self.rerouted
@@ -383,6 +390,7 @@ impl Paths {
 
     /// Takes the addresses that are usable now; says which are so that were not before.
     fn take_usable(&mut self, host: &Host<'_>) -> Vec<IpAddr> {
+        self.places = host.view.addresses().iter().map(|local| (local.address, local.if_index)).collect();
         let mut usable: Vec<_> = host.view.usable().map(|local| (local.address, local.if_index)).collect();
         usable.sort_unstable();
         let former = std::mem::replace(&mut self.usable, usable);

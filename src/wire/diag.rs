@@ -157,7 +157,7 @@ pub fn decode_socket(message: &Message<'_>, asked: &SocketRequest) -> Result<Opt
         let attribute = attribute?;
         match attribute.kind {
             attr::INFO if asked.is_about_mptcp() => socket.role = Role::Connection(decode_connection(&attribute)?),
-            attr::INFO => socket.transfer = decode_transfer(attribute.value, ne_u32(header, 56)?),
+            attr::INFO => socket.transfer = decode_transfer(attribute.value, ne_u32(header, 56)?, ne_u32(header, 60)?),
             attr::SKV6ONLY => socket.v6_only = attribute.u8()? != 0,
             attr::ULP_INFO => {
                 if let Some(subflow) = decode_subflow(attribute.value)? {
@@ -190,15 +190,15 @@ fn decode_id(header: &[u8; 72]) -> Result<Option<SocketId>, DecodeError> {
 }
 
 /// `struct tcp_info` up to `tcpi_delivery_rate` (Linux 4.9); `None` if it is shorter. What is
-/// unread is `idiag_rqueue`. `tcpi_rcv_ooopack` is of
+/// unread is `idiag_rqueue`, what is queued `idiag_wqueue`. `tcpi_rcv_ooopack` is of
 /// Linux 5.4, `tcpi_snd_wnd` of 5.14.
 ///
 /// ```text
 /// u8 state, ca_state, ...  u32 rto (8), ato, snd_mss, rcv_mss, unacked, ... last_data_recv (52), last_ack_recv (56, ms),
-/// ... rtt (68), rttvar (us), ... rcv_rtt (92), ... u64 bytes_acked (120), bytes_received, u32 segs_out, segs_in,
+/// ... rtt (68), rttvar (us), ... rcv_rtt (92), ... u64 bytes_acked (120), bytes_received, u32 segs_out, segs_in, notsent_bytes,
 /// ... u64 delivery_rate (160), ... u32 rcv_ooopack (224), snd_wnd
 /// ```
-fn decode_transfer(info: &[u8], unread: u32) -> Option<Transfer> {
+fn decode_transfer(info: &[u8], unread: u32, queued: u32) -> Option<Transfer> {
     let word = |at| ne_u32(info, at).ok();
     let long = |at| super::chunk(info, at).map(u64::from_ne_bytes).ok();
     let millis = |at| word(at).map(|value| Duration::from_millis(value.into()));
@@ -217,6 +217,8 @@ fn decode_transfer(info: &[u8], unread: u32) -> Option<Transfer> {
         recovering: *info.get(1)? >= TCP_CA_RECOVERY,
         window: word(228),
         unread,
+        // What is queued and was sent.
+        outstanding: queued.saturating_sub(word(144)?),
         segments: word(140)?,
         out_of_order: word(224).unwrap_or_default(),
         delivery_rate: long(160)?,
@@ -234,7 +236,13 @@ fn decode_connection(info: &Attribute<'_>) -> Result<ConnectionInfo, DecodeError
             .map(u64::from_ne_bytes)
             .map_err(|_| DecodeError::AttributeShort(info.kind, 40, info.value.len()))
     };
-    Ok(ConnectionInfo { token, fallback: flags & 1 != 0, write_sequence: long(16)?, receive_next: long(32)? })
+    Ok(ConnectionInfo {
+        token,
+        fallback: flags & 1 != 0,
+        write_sequence: long(16)?,
+        unacknowledged: long(24)?,
+        receive_next: long(32)?,
+    })
 }
 
 /// Neither nest has the flag NLA_F_NESTED. `None` if it is no subflow, or one on its way out.

@@ -88,8 +88,13 @@ impl Bench {
 
 fn listener(local: SocketAddr, v6_only: bool) -> Socket {
     let id = SocketId { local, remote: SocketAddr::new(local.ip(), 0), if_index: None, cookie: Cookie(1) };
-    let role =
-        Role::Connection(ConnectionInfo { token: Token(0), fallback: false, write_sequence: 0, receive_next: 0 });
+    let role = Role::Connection(ConnectionInfo {
+        token: Token(0),
+        fallback: false,
+        write_sequence: 0,
+        unacknowledged: 0,
+        receive_next: 0,
+    });
     Socket { id, state: TcpState::LISTEN, inode: 1, v6_only, role, transfer: None }
 }
 

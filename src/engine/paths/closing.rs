@@ -127,7 +127,8 @@ impl Task<'_, '_> {
         for flow in flows {
             let ends = ends_of(self.token, flow);
             if self.resets && matches!(flow.health, Health::Dead(_)) {
-                self.to_find.push((self.token, flow.socket()));
+                let place = place_of(self.host.view, flow).map(|place| place.if_index);
+                self.to_find.push((self.token, flow.socket(place)));
             } else {
                 self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
             }

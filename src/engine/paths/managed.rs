@@ -72,6 +72,8 @@ pub(super) enum Asked {
     /// Which socket it is, to be reset.
     Find(SocketAddr, SocketAddr),
     Reset(SocketAddr, SocketAddr),
+    /// A join without an answer is reset.
+    CallOff(SocketAddr, SocketAddr),
     /// How the subflow fares.
     Look(SocketAddr, SocketAddr),
     /// Whether data is missing.
@@ -88,7 +90,7 @@ impl Asked {
     /// Whether it is a question about a TCP socket, or its reset.
     pub(super) fn is_about_socket(self) -> bool {
         match self {
-            Self::Find(..) | Self::Reset(..) | Self::Look(..) | Self::Gap | Self::Activity => true,
+            Self::Find(..) | Self::Reset(..) | Self::CallOff(..) | Self::Look(..) | Self::Gap | Self::Activity => true,
             Self::Create(..) | Self::Destroy(..) | Self::Announce(..) | Self::List | Self::Check | Self::Other => false,
         }
     }
@@ -249,6 +251,7 @@ impl Managed {
             | Asked::Destroy(..)
             | Asked::Find(..)
             | Asked::Reset(..)
+            | Asked::CallOff(..)
             | Asked::Look(..)
             | Asked::Gap
             | Asked::Activity
@@ -302,6 +305,7 @@ impl Managed {
             }
             Asked::Find(..)
             | Asked::Reset(..)
+            | Asked::CallOff(..)
             | Asked::Look(..)
             | Asked::Gap
             | Asked::Activity

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Paths;
 use super::managed::Asked;
-use crate::command::{Request, SocketRequest};
+use crate::command::{PathCommand, Request, SocketRequest, SubflowEnds};
 use crate::connections::plain;
 use crate::diag::{Role, Socket, SubflowFlags, TcpState};
 use crate::engine::outbox::Outbox;
@@ -55,6 +55,11 @@ impl Renewal {
 impl Paths {
     /// Asks for the list if it is wanted.
     pub(super) fn begin_renewal(&mut self, outbox: &mut Outbox, now: Instant) {
+        for ends in std::mem::take(&mut self.to_call_off) {
+            if self.live.contains(ends.token) {
+                self.ask(PathCommand::DestroySubflow(ends), ends.token, Asked::Other, outbox, now);
+            }
+        }
         let renewal = &mut self.renewal;
         renewal.not_before = renewal.not_before.filter(|time| *time > now);
         if renewal.has_work() {
@@ -75,8 +80,13 @@ impl Paths {
         let Some(managed) = self.live.get_mut(info.token) else { return true };
         let (local, remote) = (socket.id.local.ip().to_canonical(), plain(socket.id.remote));
         if managed.attempts.iter().any(|attempt| attempt.is_renewing() && attempt.joins(local, remote)) {
-            let ticket = outbox.send(Request::Sockets(SocketRequest::Destroy(socket.id)), now);
-            self.asked.push_back((ticket, info.token, Asked::Other));
+            let (local, remote) = (socket.id.local, socket.id.remote);
+            if self.resets {
+                let asked = Asked::CallOff(local, remote);
+                self.ask(SocketRequest::Destroy(socket.id), info.token, asked, outbox, now);
+            } else {
+                self.to_call_off.push(SubflowEnds { token: info.token, local, remote });
+            }
             self.renewal.served.retain(|token| *token != info.token);
         }
         true

@@ -48,6 +48,8 @@ struct Bench {
     /// Up to where data was sent and came on the connection.
     written: u64,
     received: u64,
+    /// Up to where the peer acknowledged it; all of it unless that is said.
+    taken: Option<u64>,
     /// Joins without an answer.
     begun: Vec<(SocketAddr, SocketAddr)>,
 }
@@ -80,6 +82,7 @@ impl Bench {
             looks: 0,
             written: 1,
             received: 1,
+            taken: None,
             begun: Vec::new(),
         }
     }
@@ -159,7 +162,14 @@ impl Bench {
             }
             SocketRequest::Connection(token) => {
                 let (write_sequence, receive_next) = (self.written, self.received);
-                let info = diag::ConnectionInfo { token: *token, fallback: false, write_sequence, receive_next };
+                let unacknowledged = self.taken.unwrap_or(write_sequence);
+                let info = diag::ConnectionInfo {
+                    token: *token,
+                    fallback: false,
+                    write_sequence,
+                    unacknowledged,
+                    receive_next,
+                };
                 let any = end("0.0.0.0:0");
                 answers.push(diag::Socket { role: Role::Connection(info), ..socket(any, any) });
             }
@@ -730,7 +740,7 @@ impl Bench {
         for _ in 0..time.as_millis() / step.as_millis() {
             self.later(step);
             let transfer = self.transfers.entry(ip(local)).or_default();
-            transfer.unacknowledged = 3;
+            (transfer.unacknowledged, transfer.outstanding) = (3, 3000);
             transfer.delivery_rate = 10_000_000;
             transfer.last_acknowledgement += step;
             done.extend(self.turn());
@@ -933,4 +943,90 @@ fn an_idle_connection_is_not_looked_at_until_data_moves_on_it() {
     bench.later(SECOND);
     bench.turn();
     assert!(bench.looks > looks);
+}
+
+#[test]
+fn a_request_that_is_stuck_when_an_idle_connection_is_asked_for_has_it_looked_at() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.settle();
+    for _ in 0..20 {
+        bench.later(SECOND * 5);
+        bench.turn();
+    }
+    bench.taken = Some(bench.written);
+    bench.written += 1000;
+    bench.paths.begin_check();
+    bench.turn();
+    let done = bench.is_silent("10.0.0.1", SECOND);
+    assert!(done.contains(&destroy("10.0.0.1:40000", "192.0.2.1:80")), "{done:?}");
+}
+
+#[test]
+fn what_is_not_looked_at_any_more_is_not_suspect_any_more() {
+    let silent = || {
+        let mut bench = busy();
+        for _ in 0..20 {
+            bench.is_silent("10.0.0.1", Duration::from_millis(20));
+            let transfer = bench.transfers[&ip("10.0.0.1")];
+            bench.transfers.insert(ip("10.0.1.1"), transfer);
+        }
+        let flows = &bench.managed().connection.subflows;
+        assert!(flows.iter().all(|flow| !flow.health.is_sound() && !flow.health.is_lost()), "{flows:?}");
+        bench
+    };
+    let sound = |bench: &mut Bench| bench.managed().connection.subflows.iter().filter(|flow| flow.is_sound()).count();
+    let mut off = silent();
+    off.policy.liveness.blackhole = None;
+    off.paths.configured();
+    off.turn();
+    assert_eq!(sound(&mut off), 2);
+    let mut lost = silent();
+    lost.link("10.0.1.1", false);
+    lost.turn();
+    assert_eq!(sound(&mut lost), 1, "there is nothing to compare it with");
+    let mut unanswered = silent();
+    unanswered.paths.liveness.next_due(unanswered.now + SECOND);
+    unanswered.paths.ask(
+        SocketRequest::Connection(TOKEN),
+        TOKEN,
+        Asked::Look(end("10.0.0.1:1"), end("192.0.2.1:80")),
+        &mut unanswered.outbox,
+        unanswered.now,
+    );
+    unanswered.outbox.queue.clear();
+    unanswered.paths.forget_requests();
+    assert_eq!(sound(&mut unanswered), 2);
+}
+
+#[test]
+fn where_sockets_cannot_be_reset_a_join_is_called_off_by_command() {
+    let mut bench = busy();
+    bench.is_silent("10.0.0.1", SECOND);
+    let gone: Vec<_> = bench.managed().connection.subflows.iter().filter(|flow| flow.closing).copied().collect();
+    bench.apply(MptcpEvent::SubflowClosed(ended(&gone[0], Some(Errno::CONNABORTED))));
+    bench.begun = vec![(end("10.0.0.1:41234"), end("192.0.2.1:80"))];
+    bench.later(SECOND * 6);
+    let called_off = destroy("10.0.0.1:41234", "192.0.2.1:80");
+    assert_eq!(bench.turn(), [called_off]);
+    let (ticket, _) = bench.asked[0];
+    let refusal = Refusal { errno: Errno::OPNOTSUPP, text: "", missing: None };
+    let (failure, at) = (Err(Failure::Refused(refusal)), bench.now);
+    bench.paths.end(ticket, failure, &bench.policy, (&mut bench.outbox, at));
+    assert_eq!(bench.turn(), [called_off], "the command this time");
+}
+
+#[test]
+fn of_many_dead_subflows_so_many_are_looked_up_at_a_time_as_there_is_room_for_answers() {
+    let mut bench = Bench::new(&["10.0.0.1"]);
+    let flow = crate::connections::Connection::new(&client("10.0.0.1:40000", "192.0.2.1:80"), bench.now).subflows[0];
+    bench.paths.to_find = vec![(TOKEN, flow.socket(Some(IfIndex(4)))); 600];
+    assert_eq!(bench.paths.to_find[0].1.if_index, Some(IfIndex(4)), "it may be bound to its interface");
+    let mut asked = 0;
+    while bench.paths.has_work() && asked < 1000 {
+        bench.paths.find_dead(&mut bench.outbox, bench.now);
+        assert!(bench.outbox.queue.len() <= MOST_SENT);
+        asked += bench.outbox.queue.drain(..).count();
+        bench.paths.view_changed = false;
+    }
+    assert_eq!(asked, 600);
 }

@@ -94,7 +94,16 @@ impl Paths {
         if flows > 0 {
             self.liveness.watch(token, policy, now);
         } else {
-            self.liveness.forget(token);
+            self.unwatch(token);
+        }
+    }
+
+    /// Nobody looks at the connection any more, nor would say that what was silent is not.
+    pub(super) fn unwatch(&mut self, token: Token) {
+        self.liveness.forget(token);
+        let flows = self.live.get_mut(token).map(|managed| &mut managed.connection.subflows);
+        for flow in flows.into_iter().flatten().filter(|flow| may_be_looked_at(flow)) {
+            flow.health = Health::Sound;
         }
     }
 
@@ -108,7 +117,9 @@ impl Paths {
             self.liveness.begin(token, flows.len());
             for flow in flows {
                 let asked = Asked::Look(flow.local.told(), flow.remote.told());
-                self.ask(SocketRequest::Subflow(flow.socket()), token, asked, outbox, now);
+                let place = self.places.iter().find(|(address, _)| *address == flow.local_address());
+                let socket = flow.socket(place.map(|(_, if_index)| *if_index));
+                self.ask(SocketRequest::Subflow(socket), token, asked, outbox, now);
             }
         }
     }
@@ -146,7 +157,8 @@ impl Paths {
                 let moved = low_half(info.write_sequence.wrapping_add(info.receive_next));
                 let before = self.live.get_mut(token).map(|managed| std::mem::replace(&mut managed.moved, moved));
                 // 0: this is the first time that it is asked, and it was looked at before.
-                if before.is_some_and(|before| before != 0 && before != moved) {
+                let moves = before.is_some_and(|before| before != 0 && before != moved);
+                if moves || info.write_sequence != info.unacknowledged {
                     self.liveness.watch(token, policy, now);
                 }
             }
@@ -178,13 +190,19 @@ impl Paths {
                 self.resets &= !matches!(refusal.errno, Errno::OPNOTSUPP | Errno::PERM);
                 self.dead.push(Dead { token, local, remote, socket: None });
             }
+            Asked::CallOff(local, remote) if result.is_err() => {
+                self.resets = false;
+                self.to_call_off.push(SubflowEnds { token, local, remote });
+            }
             _ => {}
         }
     }
 
     /// Looks up the sockets of what is dead.
     pub(super) fn find_dead(&mut self, outbox: &mut Outbox, now: Instant) {
-        for (token, socket) in std::mem::take(&mut self.to_find) {
+        // There must be room for the answers.
+        let most = MOST_SENT.saturating_sub(outbox.queue.len()).min(self.to_find.len());
+        for (token, socket) in self.to_find.drain(..most).collect::<Vec<_>>() {
             let asked = Asked::Find(socket.local, socket.remote);
             self.ask(SocketRequest::Subflow(socket), token, asked, outbox, now);
         }
@@ -192,7 +210,8 @@ impl Paths {
 
     /// Closes what is dead by its socket, or else by a command.
     pub(super) fn close_dead(&mut self, host: &Host<'_>, outbox: &mut Outbox) {
-        for Dead { token, local, remote, socket } in std::mem::take(&mut self.dead) {
+        let most = MOST_SENT.saturating_sub(outbox.queue.len()).min(self.dead.len());
+        for Dead { token, local, remote, socket } in self.dead.drain(..most).collect::<Vec<_>>() {
             // The connection may have gone meanwhile, or what worked beside it.
             let Some(managed) = self.live.get_mut(token) else { continue };
             if !managed.may_be_closed(host, local, remote) {

@@ -337,6 +337,7 @@ impl Kernel {
                     token: *token,
                     fallback: false,
                     write_sequence: if self.is_busy(socket) { self.number } else { 0 },
+                    unacknowledged: if self.is_busy(socket) { self.number } else { 0 },
                     receive_next: 0,
                 };
                 let role = Role::Connection(info);
@@ -386,6 +387,7 @@ impl Kernel {
         flow.acknowledged += u64::from(busy && !silent);
         let transfer = Transfer {
             unacknowledged: u32::from(busy),
+            outstanding: 1448 * u32::from(busy),
             segment: 1448,
             acknowledged: flow.acknowledged,
             last_acknowledgement: flow.silent.map_or(Duration::ZERO, |since| now - since),
