@@ -47,8 +47,8 @@ pub(crate) struct Subflow {
     pub(crate) if_index: Option<IfIndex>,
     pub(crate) since: Instant,
     pub(crate) origin: Origin,
-    /// What this host asked of the peer.
-    pub(crate) backup: bool,
+    /// What this host asked of the peer; `None` if that is not known any more.
+    pub(crate) backup: Option<bool>,
     pub(crate) backup_by_peer: bool,
     pub(crate) health: Health,
     /// The kernel was told to close it.
@@ -124,7 +124,7 @@ impl Connection {
             if_index: None,
             since: now,
             origin: Origin::Initial,
-            backup: false,
+            backup: Some(false),
             backup_by_peer: false,
             health: Health::Sound,
             closing: false,
@@ -169,7 +169,13 @@ impl Connection {
     }
 
     /// A subflow was established, or is there; whether the ids of this host's addresses are in doubt.
-    pub(crate) fn add_subflow(&mut self, told: &event::Subflow, origin: Origin, backup: bool, now: Instant) -> bool {
+    pub(crate) fn add_subflow(
+        &mut self,
+        told: &event::Subflow,
+        origin: Origin,
+        backup: Option<bool>,
+        now: Instant,
+    ) -> bool {
         let doubtful = self.meet_id(told.local.ip().to_canonical(), told.local_id);
         if self.subflows.iter().any(|flow| flow.is(told.local, told.remote)) {
             return doubtful;
@@ -497,10 +503,13 @@ mod tests {
         let [b, c] = ["10.0.1.1", "10.0.2.1"].map(|text| text.parse::<IpAddr>().unwrap());
         known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(1), announced: true, unlisted: false });
         let joined = subflow("10.0.2.1:40000", "192.0.2.1:80", 1);
-        assert!(known.add_subflow(&joined, Origin::Peer, false, Instant::now()), "what was announced is in doubt");
+        assert!(
+            known.add_subflow(&joined, Origin::Peer, Some(false), Instant::now()),
+            "what was announced is in doubt"
+        );
         assert_eq!((known.id_of(b, 0), known.id_of(c, 0)), (Some(AddressId(1)), None));
         known.not_announced(b, AddressId(1));
-        assert!(!known.add_subflow(&joined, Origin::Peer, false, Instant::now()));
+        assert!(!known.add_subflow(&joined, Origin::Peer, Some(false), Instant::now()));
         assert_eq!((known.id_of(b, 0), known.id_of(c, 0)), (None, Some(AddressId(1))));
         known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(2), announced: true, unlisted: false });
         known.learn_id(b, AddressId(5));
@@ -516,7 +525,7 @@ mod tests {
     #[test]
     fn ids_of_addresses_that_are_not_used_are_forgotten_beyond_the_most() {
         let mut known = connection("10.0.0.1:40000", "192.0.2.1:80");
-        known.add_subflow(&subflow("10.0.1.1:40000", "192.0.2.1:80", 200), Origin::Local, false, Instant::now());
+        known.add_subflow(&subflow("10.0.1.1:40000", "192.0.2.1:80", 200), Origin::Local, Some(false), Instant::now());
         for id in 1..=150 {
             let address = IpAddr::from([10, 9, 9, id]);
             known.remember_id(OwnAddress { address, port: 0, id: AddressId(id), announced: id == 1, unlisted: false });

@@ -400,7 +400,7 @@ fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest()
         ),
         (
             "[liveness]\nblackhole = \"49ms\"",
-            "2:13: blackhole: \"49ms\" is none, expected a time from 50ms to 10s, such as \"250ms\" or \"2s\"",
+            "2:13: blackhole: \"49ms\" is not one, expected a time from 50ms to 10s, such as \"250ms\" or \"2s\"",
         ),
         (
             "[liveness]\npoll = 20",
@@ -408,7 +408,7 @@ fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest()
         ),
         (
             "[liveness]\nreturn-delay = \"1m\"",
-            "2:16: return-delay: \"1m\" is none, expected a time from 0ms to 600s, such as \"250ms\" or \"2s\"",
+            "2:16: return-delay: \"1m\" is not one, expected a time from 0ms to 600s, such as \"250ms\" or \"2s\"",
         ),
         (
             "[liveness]\npol = \"1s\"",

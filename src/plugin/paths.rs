@@ -94,8 +94,8 @@ pub enum Cause {
     Link,
     /// Its address is gone or not valid any more.
     Address,
-    /// What was sent on it is not acknowledged, or what the peer sent on it does not come, while other
-    /// paths work.
+    /// What was sent on it is not acknowledged, or what the peer sent on it does not come. Found only on the
+    /// side that connected, and unless the configuration says that it is not to be looked for.
     Silence,
     /// Somebody reset it: the peer, something between, or somebody on this host.
     Reset,
@@ -181,7 +181,8 @@ pub enum AttemptState {
 }
 
 impl<'a> ConnectionView<'a> {
-    /// Whether a subflow from that address to that one is established and sound.
+    /// Whether a subflow from that address to that one is established and not lost; it may be suspect for its
+    /// silence.
     #[must_use]
     pub fn is_up(&self, local: IpAddr, remote: SocketAddr) -> bool {
         self.subflows.iter().any(|flow| !flow.health.is_lost() && flow.local.ip() == local && flow.remote == remote)

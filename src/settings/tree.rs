@@ -136,7 +136,7 @@ impl Node {
         let expected = format!("expected a time from {least} to {most}, such as \"250ms\" or \"2s\"");
         let Value::Text(text) = &self.value else { return Err(self.wrong_type(key, &expected)) };
         let millis = milliseconds(text).filter(|millis| range.contains(millis));
-        let error = || self.error(format!("{key}: {} is none, {expected}", names::quoted(text)));
+        let error = || self.error(format!("{key}: {} is not one, {expected}", names::quoted(text)));
         millis.map(Duration::from_millis).ok_or_else(error)
     }
 

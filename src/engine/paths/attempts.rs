@@ -419,7 +419,7 @@ mod tests {
             if_index: None,
             since,
             origin: Origin::Local,
-            backup: false,
+            backup: Some(false),
             backup_by_peer: false,
             health: Health::Sound,
             closing: false,

@@ -88,7 +88,7 @@ impl Task<'_, '_> {
     }
 
     /// When a subflow that is not wanted is closed, if it is.
-    fn closes_at(&self, place: usize, only_these: bool) -> Option<Instant> {
+    pub(super) fn closes_at(&self, place: usize, only_these: bool) -> Option<Instant> {
         let flows = &self.managed.connection.subflows;
         let flow = flows.get(place).filter(|flow| !flow.closing)?;
         let time = match flow.origin {

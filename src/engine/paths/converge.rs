@@ -314,11 +314,11 @@ impl Task<'_, '_> {
             }
         }
         // Those that stay all the same keep to the wish for their interface too: it is the peer that sends on them.
-        let last = self.managed.sound() <= 1;
         for place in 0..work.wanted.len() {
             if work.wanted.get(place) == Some(&false) {
                 let flow = self.managed.connection.subflows.get(place);
-                let staying = flow.filter(|flow| !flow.closing && (last || flow.origin != Origin::Local));
+                let staying =
+                    flow.filter(|flow| !flow.closing && self.closes_at(place, work.want.only_these).is_none());
                 if let Some(local) = staying.and_then(|flow| place_of(self.host.view, flow)) {
                     self.set_backup(place, local.backup);
                 }
@@ -328,8 +328,8 @@ impl Task<'_, '_> {
 
     fn set_backup(&mut self, place: usize, backup: bool) {
         let Some(flow) = self.managed.connection.subflows.get_mut(place) else { return };
-        if flow.backup != backup {
-            flow.backup = backup;
+        if flow.backup != Some(backup) {
+            flow.backup = Some(backup);
             let ends = ends_of(self.token, flow);
             self.send(PathCommand::SetBackup(ends, backup), Asked::Other);
         }

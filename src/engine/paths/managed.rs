@@ -135,10 +135,10 @@ impl Managed {
         let (origin, backup) = match self.attempt_at(told, local, remote) {
             Some(attempt) => {
                 attempt.succeeded(now);
-                (Origin::Local, attempt.backup)
+                (Origin::Local, Some(attempt.backup))
             }
-            None if ours => (Origin::Local, false),
-            None => (Origin::Peer, false),
+            None if ours => (Origin::Local, None),
+            None => (Origin::Peer, Some(false)),
         };
         self.attempts.retain(|attempt| !attempt.is_settled());
         self.doubts_ids |= self.connection.add_subflow(told, origin, backup, now);

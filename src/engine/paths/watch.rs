@@ -223,10 +223,15 @@ impl Paths {
             let (request, asked) = match socket {
                 Some(socket) => (Request::Sockets(SocketRequest::Destroy(socket)), Asked::Reset(local, remote)),
                 None => {
+                    // The kernel forgets the address by it, which may have been announced anew meanwhile.
+                    let address = local.ip().to_canonical();
+                    managed.doubts_ids |=
+                        managed.connection.own.iter().any(|own| own.announced && own.address == address);
                     let ends = SubflowEnds { token, local, remote };
                     (Request::Path(PathCommand::DestroySubflow(ends)), Asked::Destroy(local, remote))
                 }
             };
+            self.touch(token);
             self.ask(request, token, asked, outbox, host.now);
         }
     }
