@@ -222,10 +222,17 @@ impl Attempt {
         self.renewing
     }
 
-    /// Its join could not be called off, or there was none.
-    pub(super) fn end_renewal(&mut self, now: Instant) {
-        if std::mem::take(&mut self.renewing) && self.is_pending() {
-            self.state = State::Pending(now);
+    /// Its join could not be called off: the kernel's list does not have it, so that its end, or even its
+    /// beginning, has been missed; or there is no list.
+    pub(super) fn end_renewal(&mut self, listed: bool, now: Instant) {
+        if !std::mem::take(&mut self.renewing) || !self.is_pending() {
+            return;
+        }
+        if listed {
+            self.flying = 0;
+            self.state = State::Failed(now + SECOND_TRY);
+        } else {
+            self.lost = None;
         }
     }
 

@@ -107,11 +107,11 @@ impl Paths {
                 self.renewal.wanted.append(&mut self.renewal.served);
                 self.renewal.not_before = Some(now + PAUSE);
             }
-            // What is not there any more has ended, or is about to.
             (Ok(()) | Err(_), _) => {
+                let listed = result.is_ok();
                 for token in std::mem::take(&mut self.renewal.served) {
                     self.change(token, |managed| {
-                        managed.attempts.iter_mut().for_each(|attempt| attempt.end_renewal(now));
+                        managed.attempts.iter_mut().for_each(|attempt| attempt.end_renewal(listed, now));
                         true
                     });
                 }

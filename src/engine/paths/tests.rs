@@ -1030,3 +1030,17 @@ fn of_many_dead_subflows_so_many_are_looked_up_at_a_time_as_there_is_room_for_an
     }
     assert_eq!(asked, 600);
 }
+
+#[test]
+fn a_join_whose_end_was_missed_is_begun_again_when_the_kernel_does_not_list_it() {
+    let mut bench = busy();
+    bench.is_silent("10.0.0.1", SECOND);
+    let gone: Vec<_> = bench.managed().connection.subflows.iter().filter(|flow| flow.closing).copied().collect();
+    bench.apply(MptcpEvent::SubflowClosed(ended(&gone[0], Some(Errno::CONNABORTED))));
+    let mut joins = 0;
+    for _ in 0..20 {
+        bench.later(SECOND);
+        joins += bench.begun().len();
+    }
+    assert!((1..=4).contains(&joins), "{joins}");
+}
