@@ -272,9 +272,7 @@ impl Paths {
             let looks = matches!(asked, Asked::Look(..));
             match asked {
                 Asked::Look(..) => self.unwatch(token),
-                Asked::Find(local, remote) | Asked::Reset(local, remote) => {
-                    self.dead.push(Dead { token, local, remote, socket: None });
-                }
+                Asked::Find(local, remote) | Asked::Reset(local, remote) => self.find_again(token, local, remote),
                 _ => {}
             }
             self.change(token, |managed| {

@@ -123,10 +123,13 @@ impl Task<'_, '_> {
             let joining = self.managed.attempts.iter().any(|attempt| attempt.is_flying() && joins(attempt));
             !used && !joining && !connection.own.iter().any(|own| own.announced && own.id == *id)
         });
-        gone.into_iter().for_each(|id| self.leave(id));
+        gone.iter().for_each(|id| self.leave(*id));
         for flow in flows {
             let ends = ends_of(self.token, flow);
-            if self.resets && matches!(flow.health, Health::Dead(_)) {
+            // By the command the kernel would forget the address too, and then could not withdraw it
+            // (net/mptcp/pm_userspace.c, `mptcp_userspace_pm_delete_local_addr`).
+            let stays = flow.local_id != AddressId(0) && !gone.contains(&flow.local_id);
+            if self.resets && (stays || matches!(flow.health, Health::Dead(_))) {
                 let place = place_of(self.host.view, flow).map(|place| place.if_index);
                 self.to_find.push((self.token, flow.socket(place)));
             } else {

@@ -1044,3 +1044,13 @@ fn a_join_whose_end_was_missed_is_begun_again_when_the_kernel_does_not_list_it()
     }
     assert!((1..=4).contains(&joins), "{joins}");
 }
+
+#[test]
+fn what_is_closed_while_another_has_its_id_is_reset_so_that_the_kernel_keeps_the_address() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.settle();
+    let looks = bench.looks;
+    bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.1.1:50001", "192.0.2.1:80", 1)));
+    assert_eq!(bench.turn(), [destroy("10.0.1.1:50001", "192.0.2.1:80")]);
+    assert_eq!(bench.looks, looks + 1, "by its socket, which had to be found");
+}

@@ -198,6 +198,14 @@ impl Paths {
         }
     }
 
+    /// Whether its socket is there was not answered, or whether it was reset.
+    pub(super) fn find_again(&mut self, token: Token, local: SocketAddr, remote: SocketAddr) {
+        let Some(managed) = self.live.get_mut(token) else { return };
+        let Some(flow) = managed.connection.subflows.iter().find(|flow| flow.is(local, remote)) else { return };
+        let place = self.places.iter().find(|(address, _)| *address == flow.local_address());
+        self.to_find.push((token, flow.socket(place.map(|(_, if_index)| *if_index))));
+    }
+
     /// Looks up the sockets of what is dead.
     pub(super) fn find_dead(&mut self, outbox: &mut Outbox, now: Instant) {
         // There must be room for the answers.

@@ -120,6 +120,8 @@ pub(super) struct Socket {
     /// On their way.
     pub(super) joins: Vec<Flow>,
     pub(super) entries: Vec<Entry>,
+    /// Ids that the peer was told to forget.
+    removed: BTreeSet<AddressId>,
     /// What the peer announced and did not withdraw.
     pub(super) remotes: Vec<(AddressId, SocketAddr)>,
     pub(super) initial_withdrawn: bool,
@@ -434,6 +436,10 @@ impl Kernel {
             socket.flows.iter().find(|flow| flow.id == id).ok_or((Errno::INVAL, "no subflow with id 0"))?;
         } else {
             let place = socket.entries.iter().position(|entry| entry.id == id);
+            // The peer would go on to use them, if it was not told before.
+            let used = socket.flows.iter().any(|flow| flow.id == id && !flow.doomed) && !socket.removed.contains(&id);
+            assert!(place.is_some() || !used, "id {id} cannot be withdrawn any more: {socket:#?}");
+            socket.removed.insert(id);
             socket.entries.remove(place.ok_or((Errno::INVAL, "address with id not found"))?);
         }
         let number = self.number;
@@ -641,6 +647,7 @@ impl Socket {
             flows: vec![initial],
             joins: Vec::new(),
             entries: Vec::new(),
+            removed: BTreeSet::new(),
             remotes: Vec::new(),
             initial_withdrawn: false,
             limit,
