@@ -55,6 +55,8 @@ pub(crate) struct Subflow {
     pub(crate) closing: bool,
     /// The peer withdrew its address.
     pub(crate) withdrawn: bool,
+    /// It is in the list of what there is that is being read.
+    pub(crate) listed: bool,
 }
 
 /// One end of a subflow in its form, IPv6-mapped or not; smaller than a `SocketAddr`, as there may be
@@ -109,7 +111,7 @@ pub(crate) struct OwnAddress {
 }
 
 /// As many announced addresses of a peer are remembered for one connection.
-const MOST_REMOTES: usize = 16;
+pub(crate) const MOST_REMOTES: usize = 16;
 /// As many ids of one connection are remembered besides those in use.
 const MOST_OWN: usize = 32;
 /// As many ids of one connection are not given again at once.
@@ -129,20 +131,37 @@ impl Connection {
             health: Health::Sound,
             closing: false,
             withdrawn: false,
+            listed: false,
         };
         Self {
-            local: told.local.into(),
-            remote: told.remote.into(),
             server_side: told.server_side,
             deny_join_id0: told.deny_join_id0,
+            subflows: smallvec![initial],
+            ..Self::found(told.local, told.remote, now)
+        }
+    }
+
+    /// A connection that is there, of which no more is known than the ends of its initial subflow. What is in
+    /// doubt is taken to be so that nothing is done that may not be: it announces, and joins no initial address.
+    pub(crate) fn found(local: SocketAddr, remote: SocketAddr, now: Instant) -> Self {
+        Self {
+            local: local.into(),
+            remote: remote.into(),
+            server_side: true,
+            deny_join_id0: true,
             initial_withdrawn: false,
             established: false,
             since: now,
-            subflows: smallvec![initial],
+            subflows: SmallVec::new(),
             remotes: Vec::new(),
             own: SmallVec::new(),
             left: Vec::new(),
         }
+    }
+
+    /// Whether these are the ends of its initial subflow.
+    pub(crate) fn is_between(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.local.plain() == plain(local) && self.remote.plain() == plain(remote)
     }
 
     /// The initial address of this host in plain form.
@@ -192,6 +211,7 @@ impl Connection {
             health: Health::Sound,
             closing: false,
             withdrawn: false,
+            listed: false,
         });
         doubtful
     }

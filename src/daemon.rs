@@ -133,8 +133,9 @@ enum Sent {
 }
 
 impl Readable {
-    fn any(self) -> bool {
-        self.network || self.events || self.answers || self.questions || self.signals || self.instance
+    fn any(self, holds_events: bool) -> bool {
+        let events = self.events && !holds_events;
+        self.network || events || self.answers || self.questions || self.signals || self.instance
     }
 }
 
@@ -172,6 +173,9 @@ impl Daemon {
             stopping: false,
             done: false,
         };
+        if daemon.engine.manages_connections() {
+            daemon.engine.recall(daemon.store.load_connections(), now);
+        }
         daemon.register().map_err(failed("watch sockets"))?;
         daemon.listen_as_needed()?;
         // Last, when nothing can fail any more, and after events were joined: without a subscriber the
@@ -226,7 +230,7 @@ impl Daemon {
         let mut events = Events::with_capacity(16);
         while !self.done {
             self.turn()?;
-            let busy = !self.done && (self.readable.any() || self.engine.has_work());
+            let busy = !self.done && (self.readable.any(self.engine.holds_events()) || self.engine.has_work());
             self.turns_unsaved += 1;
             if !busy || self.turns_unsaved >= TURNS_UNSAVED {
                 self.save();
@@ -262,7 +266,8 @@ impl Daemon {
         }
         let due = self.engine.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let retry = self.notifier.is_waiting().then_some(notify::TRY_AGAIN);
-        let rest = self.watch.due().map(|time| time.saturating_duration_since(Instant::now()));
+        let rest = self.watch.due().filter(|_| !self.engine.holds_events());
+        let rest = rest.map(|time| time.saturating_duration_since(Instant::now()));
         let connections = self.listeners.due().map(|time| time.saturating_duration_since(Instant::now()));
         let advice = self.advice.due().map(|due| due.saturating_duration_since(Instant::now()));
         [due, retry, rest, connections, advice].into_iter().flatten().min()
@@ -277,7 +282,7 @@ impl Daemon {
         if self.readable.network {
             self.readable.network = self.take_network(now)?;
         }
-        if self.readable.events || self.watch.due().is_some_and(|time| time <= now) {
+        if self.is_to_take_events(now) {
             self.readable.events = self.take_events(now)?;
         }
         if self.readable.instance {
@@ -308,9 +313,17 @@ impl Daemon {
         Ok(())
     }
 
+    fn is_to_take_events(&self, now: Instant) -> bool {
+        let due = || self.watch.due().is_some_and(|time| time <= now);
+        (self.readable.events || self.engine.awaits_drain() || due()) && !self.engine.holds_events()
+    }
+
     /// Writes what must outlive the process, when nothing else waits.
     fn save(&mut self) {
         self.turns_unsaved = 0;
+        if self.engine.has_unsaved_connections(Instant::now()) {
+            self.store.save_connections(&mut self.engine);
+        }
         if let Some(state) = self.engine.take_saved_state(Instant::now()) {
             let selected = self.selection.original().cloned();
             self.store.save(&SavedState { selected, ..state });
@@ -372,6 +385,7 @@ impl Daemon {
         for read in 0..BUDGET {
             match sockets.events.receive(buffer).map_err(failed("read mptcp_pm_events"))? {
                 Received::Nothing => {
+                    engine.handle(Input::EventsDrained, now);
                     let hurry = engine.hurries() || log.is_debug_enabled();
                     let drained = watch.drained(read > 0, hurry, &sockets.events, poll.registry());
                     return drained.map(|()| false).map_err(failed("watch mptcp_pm_events"));

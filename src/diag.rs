@@ -99,6 +99,13 @@ impl TcpState {
     pub const CLOSE: Self = Self(7);
     /// Listens.
     pub const LISTEN: Self = Self(10);
+
+    /// Whether it is connected, be it closed by one side or both: `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`,
+    /// `TCP_FIN_WAIT2`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK`, `TCP_CLOSING`.
+    #[must_use]
+    pub const fn is_connected(self) -> bool {
+        matches!(self.0, 1 | 4 | 5 | 8 | 9 | 11)
+    }
 }
 
 /// What Multipath TCP is to a socket.

@@ -69,8 +69,10 @@ pub(crate) enum Input<'a> {
     Timestamps(bool),
     /// Answers of the kernel's path manager were lost.
     AnswersLost,
-    /// Events of connections were lost.
+    /// Events of connections were lost; those from before are still to come.
     EventsLost,
+    /// There are no more events of connections for now.
+    EventsDrained,
     /// The process or the machine slept, for all one knows.
     Resumed,
     /// The configuration is another now.
@@ -214,12 +216,8 @@ impl Engine {
                 self.overruns.unsaid += 1;
                 self.look_again(now);
             }
-            Input::EventsLost => {
-                if self.manages_connections() {
-                    self.overruns.unsaid += 1;
-                    self.listeners.look_again(now);
-                }
-            }
+            Input::EventsLost => self.events_lost(now),
+            Input::EventsDrained => self.events_drained(now),
             Input::Resumed => {
                 self.read_again(now);
                 self.look_again(now);
@@ -252,6 +250,7 @@ impl Engine {
             None => {}
         }
         self.begin_reading(now);
+        self.know_connections(now);
         if self.endpoints.begin_look(&mut self.outbox, now) && self.manages_connections() {
             // What is to be asked now and then is asked at the same time: an idle host wakes once.
             self.paths.begin_check();
@@ -259,7 +258,9 @@ impl Engine {
         if self.reading != Reading::Done {
             return;
         }
-        self.tell_overruns(now);
+        if self.knows_connections() {
+            self.tell_overruns(now);
+        }
         if self.dirty {
             self.uplinks.look(&self.network, &self.policy.rules);
         }
@@ -278,7 +279,8 @@ impl Engine {
     pub(crate) fn has_work(&self) -> bool {
         let endpoints = self.dirty && self.stop != Some(Stop::Done) && self.endpoints.is_settled();
         let changed = || self.paths.has_work() || self.listeners.has_work();
-        self.reading == Reading::Done && (endpoints || (self.may_make_paths() && changed()))
+        let adopts = self.manages_connections() && self.paths.adopts();
+        adopts || (self.reading == Reading::Done && (endpoints || (self.may_make_paths() && changed())))
     }
 
     /// The next output.
@@ -299,7 +301,8 @@ impl Engine {
             true => (self.paths.deadline(), self.listeners.deadline()),
             false => (None, None),
         };
-        [answer, reading, endpoints, listeners, paths].into_iter().flatten().min()
+        let adoption = if self.manages_connections() { self.paths.adoption_deadline() } else { None };
+        [answer, reading, endpoints, listeners, paths, adoption].into_iter().flatten().min()
     }
 
     /// What must outlive the process, if that has changed since the last call and is due.
@@ -417,13 +420,14 @@ impl Engine {
     fn look_again(&mut self, now: Instant) {
         if self.manages_connections() {
             self.listeners.look_again(now);
-            self.paths.forget_requests();
+            self.paths.forget_requests(now);
         }
         self.endpoints.forget_requests();
         self.endpoints.look_soon(now);
     }
 
     fn configure(&mut self, policy: Policy, now: Instant) {
+        let managed = self.manages_connections();
         self.outbox.debug = policy.debug;
         self.policy = policy;
         self.network.forget_rules();
@@ -433,6 +437,9 @@ impl Engine {
         addresses.for_each(|address| address.existing &= !endpoints.had(address.told.address));
         self.endpoints.forgive();
         if self.manages_connections() {
+            if !managed {
+                self.paths.adopt_after_events();
+            }
             self.paths.configured();
         } else {
             // Nobody tells of connections any more.
@@ -464,6 +471,7 @@ impl Engine {
 
     fn reconcile(&mut self, now: Instant, removals: bool) {
         self.tell_verdicts();
+        let knows_connections = self.knows_connections();
         let Self { policy, network, endpoints, outbox, uplinks, .. } = self;
         let addresses = view_of(network, &policy.rules);
         let view = View::new(&addresses);
@@ -472,7 +480,7 @@ impl Engine {
         let wanted = uplinks.withhold(wanted, (network, &policy.rules), outbox);
         let progress = endpoints.converge(&view, wanted, outbox, now, removals);
         self.dirty = progress == Progress::Held;
-        if progress == Progress::Complete && !self.ready {
+        if progress == Progress::Complete && !self.ready && knows_connections {
             let usable = view.usable().count();
             outbox.log(Note::Settled { addresses: usable, endpoints: endpoints.count() });
             outbox.queue.push_back(Output::Ready);
@@ -483,6 +491,7 @@ impl Engine {
 
     fn finish(&mut self, now: Instant) {
         self.endpoints.save_at_once(now);
+        self.paths.save_at_once(now);
         self.stop = Some(Stop::Done);
         self.outbox.queue.push_back(Output::Done);
     }

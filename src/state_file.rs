@@ -1,10 +1,17 @@
 //! What must outlive the process: which endpoints are the daemon's own, the ids that addresses had, and
 //! the limits that were there before. Reading a damaged or foreign file costs that knowledge only.
 //!
-//! The file is a whole state that ends with `end`, and after it a line for every change since.
+//! The file is a whole state that ends with `end`, and after it a line for every change since. Beside it is one
+//! about connections.
+
+mod connections;
 
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+
+pub(crate) use self::connections::{
+    SavedConnection, decode as decode_connections, encode_closed, encode_connection, encode_title,
+};
 
 use crate::event::{Endpoint, Limits};
 use crate::types::{AddressId, EndpointFlags, IfIndex, Selector};
@@ -24,6 +31,14 @@ pub(crate) struct Scope {
     pub(crate) boot: String,
     /// Device and inode number of the namespace.
     pub(crate) namespace: (u64, u64),
+}
+
+impl Scope {
+    /// Whether that is the line which names it.
+    fn is_told_by(&self, line: &str) -> bool {
+        let (device, inode) = self.namespace;
+        line == format!("scope {} {device} {inode}", self.boot)
+    }
 }
 
 /// What is kept.
@@ -150,9 +165,8 @@ pub(crate) fn decode(scope: &Scope, text: &str) -> Result<SavedState, StateError
     if lines.next().map(|(line, _)| line) != Some(TITLE) {
         return Err(StateError::Title);
     }
-    let (device, inode) = scope.namespace;
     match lines.next() {
-        Some((line, _)) if line == format!("scope {} {device} {inode}", scope.boot) => {}
+        Some((line, _)) if scope.is_told_by(line) => {}
         Some(_) => return Err(StateError::Foreign),
         None => return Err(StateError::CutOff),
     }

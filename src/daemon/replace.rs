@@ -23,7 +23,7 @@ struct Current {
     whole: u64,
 }
 
-/// A file may grow by so much before it is to be replaced as a whole.
+/// A file may grow by so much before it is to be replaced as a whole, or by its length if that is more.
 const GROWTH: u64 = 4096;
 
 impl Replaced {
@@ -53,7 +53,7 @@ impl Replaced {
     pub(super) fn append(&mut self, content: &[u8]) -> bool {
         let Some(current) = &mut self.current else { return false };
         let grown = current.length - current.whole + length(content);
-        if grown > GROWTH || !current.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0) {
+        if grown > GROWTH.max(current.whole) || !current.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0) {
             return false;
         }
         let written = current.file.write_all_at(content, current.length).is_ok();
@@ -149,6 +149,9 @@ mod tests {
         check(&mut replaced, "four");
         assert!(replaced.append(b" five"));
         assert_eq!(text(&replaced), "four five");
+        check(&mut replaced, &"long".repeat(2000));
+        assert!(replaced.append(&[b'x'; 8000]), "no more than it was");
+        assert!(!replaced.append(b"x"));
     }
 
     #[test]

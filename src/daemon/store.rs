@@ -1,4 +1,4 @@
-//! Where the state file is, and reading and replacing it. A directory that is missing or not writable
+//! Where the state files are, and reading and replacing them. A directory that is missing or not writable
 //! costs what an earlier or later run knows, and is said once.
 
 use std::fs::{self, File};
@@ -10,11 +10,15 @@ use rustix::fs::{Mode, OFlags};
 use slog::{Logger, debug, info};
 
 use super::replace::Replaced;
-use crate::state_file::{self, SavedState, Scope, Selected};
+use crate::connections::TokenMap;
+use crate::engine::Engine;
+use crate::state_file::{self, SavedConnection, SavedState, Scope, Selected, StateError};
 use crate::types::Errno;
 
 /// Larger than any state file that the daemon writes.
 const LARGEST: u64 = 256 * 1024;
+/// The same of connections; beyond that, they are not written.
+const LARGEST_OF_CONNECTIONS: u64 = 16 << 20;
 
 /// The state file of this network namespace.
 pub(super) struct Store {
@@ -30,6 +34,7 @@ pub(super) struct Store {
 struct Place {
     scope: Scope,
     file: Replaced,
+    connections: Replaced,
 }
 
 impl Store {
@@ -60,17 +65,55 @@ impl Store {
 
     fn read(&self) -> SavedState {
         let Some(place) = &self.place else { return SavedState::default() };
-        match read(place.file.path()) {
-            Ok(text) => state_file::decode(&place.scope, &text).unwrap_or_else(|error| {
-                info!(self.log, "state file {} is ignored: {}", place.file.path().display(), error);
-                SavedState::default()
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => SavedState::default(),
-            Err(error) => {
-                info!(self.log, "state file {} is ignored: {}", place.file.path().display(), reason(&error));
-                SavedState::default()
-            }
+        let text = read(place.file.path(), LARGEST);
+        self.decoded(place.file.path(), text, |text| state_file::decode(&place.scope, text))
+    }
+
+    /// What an earlier run knew of connections.
+    pub(super) fn load_connections(&self) -> TokenMap<SavedConnection> {
+        let Some(place) = &self.place else { return TokenMap::default() };
+        let text = read(place.connections.path(), LARGEST_OF_CONNECTIONS);
+        self.decoded(place.connections.path(), text, |text| state_file::decode_connections(&place.scope, text))
+    }
+
+    /// What a file says; nothing if it is not there or of no use.
+    fn decoded<T: Default>(
+        &self,
+        path: &Path,
+        text: io::Result<String>,
+        decode: impl FnOnce(&str) -> Result<T, StateError>,
+    ) -> T {
+        let why = match text {
+            Ok(text) => match decode(&text) {
+                Ok(state) => return state,
+                Err(error) => error.to_string(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return T::default(),
+            Err(error) => reason(&error),
+        };
+        info!(self.log, "state file {} is ignored: {}", path.display(), why);
+        T::default()
+    }
+
+    /// Writes what changed of connections.
+    pub(super) fn save_connections(&mut self, engine: &mut Engine) {
+        self.lines.clear();
+        engine.write_changes(&mut self.lines);
+        let Some(place) = &mut self.place else { return };
+        if place.connections.append(self.lines.as_bytes()) {
+            return;
         }
+        self.lines.clear();
+        state_file::encode_title(&place.scope, &mut self.lines);
+        engine.write_connections(&mut self.lines);
+        // What is left out is unknown to the next run, like what it cannot read.
+        let most = usize::try_from(LARGEST_OF_CONNECTIONS).unwrap_or(usize::MAX);
+        let end = self.lines.as_bytes().get(..most).and_then(|fits| fits.iter().rposition(|byte| *byte == b'\n'));
+        self.lines.truncate(end.map_or(self.lines.len(), |end| end + 1));
+        if let Err(error) = place.connections.replace(self.lines.as_bytes()) {
+            debug!(self.log, "cannot write state file: {}", error);
+        }
+        self.lines = String::new();
     }
 
     /// Makes it tell this value of the sysctl, and else what it told before.
@@ -114,8 +157,9 @@ fn place() -> io::Result<Place> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     let namespace = fs::metadata("/proc/thread-self/ns/net")?;
     let namespace = (namespace.dev(), namespace.ino());
-    let file = Replaced::new(directory().join(format!("state-{}", namespace.1)));
-    Ok(Place { scope: Scope { boot, namespace }, file })
+    let [file, connections] =
+        ["state", "connections"].map(|name| Replaced::new(directory().join(format!("{name}-{}", namespace.1))));
+    Ok(Place { scope: Scope { boot, namespace }, file, connections })
 }
 
 fn directory() -> PathBuf {
@@ -125,13 +169,13 @@ fn directory() -> PathBuf {
     first.unwrap_or_else(|| Path::new(env!("MPTCPD_RUNSTATEDIR")).join("mptcpd"))
 }
 
-fn read(path: &Path) -> io::Result<String> {
+fn read(path: &Path, most: u64) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut text = String::new();
-    file.take(LARGEST).read_to_string(&mut text)?;
+    file.take(most).read_to_string(&mut text)?;
     Ok(text)
 }

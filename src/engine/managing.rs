@@ -6,8 +6,10 @@ use super::paths::Host;
 use super::reading::Reading;
 use super::{Engine, Failure, Ticket, view_of};
 use crate::command::RouteQuestion;
+use crate::connections::TokenMap;
 use crate::diag::Socket;
 use crate::plugin::View;
+use crate::state_file::SavedConnection;
 
 impl Engine {
     /// Whether events of connections are of use.
@@ -41,12 +43,71 @@ impl Engine {
     /// Whether connections are looked at.
     pub(super) fn may_make_paths(&self) -> bool {
         let known = self.reading == Reading::Done && !(self.first_reading && self.routes.is_waiting());
-        known && self.stop.is_none() && self.manages_connections()
+        known && self.stop.is_none() && self.manages_connections() && self.paths.is_current()
+    }
+
+    /// Takes over what an earlier run knew of connections.
+    pub(crate) fn recall(&mut self, saved: TokenMap<SavedConnection>, now: Instant) {
+        if self.manages_connections() {
+            self.paths.adopt(saved, now);
+        }
+    }
+
+    /// Whether events of connections are to wait in their socket.
+    pub(crate) fn holds_events(&self) -> bool {
+        self.manages_connections() && self.paths.holds_events()
+    }
+
+    /// Whether it waits to hear that there are no more of them.
+    pub(crate) fn awaits_drain(&self) -> bool {
+        self.manages_connections() && self.paths.awaits_drain()
+    }
+
+    pub(super) fn events_drained(&mut self, now: Instant) {
+        if self.manages_connections() && self.paths.awaits_drain() {
+            self.paths.events_drained(&mut self.outbox, now);
+            // Being ready may have waited for this.
+            self.dirty |= self.paths.is_current();
+        }
+    }
+
+    pub(super) fn events_lost(&mut self, now: Instant) {
+        if self.manages_connections() {
+            self.overruns.unsaid += u32::from(self.paths.events_lost(now));
+            self.listeners.look_again(now);
+        }
+    }
+
+    /// Whether what is known of connections is what there is, if they are managed at all.
+    pub(super) fn knows_connections(&self) -> bool {
+        !self.manages_connections() || self.paths.is_current()
+    }
+
+    /// Reads what connections there are.
+    pub(super) fn know_connections(&mut self, now: Instant) {
+        if self.manages_connections() {
+            self.paths.advance_adoption(&mut self.outbox, now);
+        }
+    }
+
+    /// Whether something of connections is to be written now that must outlive the process.
+    pub(crate) fn has_unsaved_connections(&self, now: Instant) -> bool {
+        self.manages_connections() && self.paths.is_unsaved(now)
+    }
+
+    /// Writes what changed of that since the last call.
+    pub(crate) fn write_changes(&mut self, lines: &mut String) {
+        self.paths.write_changes(lines);
+    }
+
+    /// Writes all of it.
+    pub(crate) fn write_connections(&mut self, lines: &mut String) {
+        self.paths.write_all(lines);
     }
 
     /// Keeps in touch with who listens where, if connections are managed.
     pub(super) fn know_listeners(&mut self, now: Instant) {
-        if !self.manages_connections() {
+        if !self.manages_connections() || !self.paths.is_current() {
             return;
         }
         for token in self.paths.take_unannounced() {
@@ -62,6 +123,9 @@ impl Engine {
         let Self { policy, network, paths, listeners, outbox, .. } = self;
         let manager = policy.connections.and_then(|index| policy.managers.get(index));
         let Some(manager) = manager.filter(|_| cfg!(feature = "connections")) else { return };
+        if !paths.is_current() {
+            return;
+        }
         if !paths.has_work() && paths.deadline().is_none_or(|time| time > now) {
             return;
         }

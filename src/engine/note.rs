@@ -44,6 +44,9 @@ pub(crate) enum Note {
     NoPortForIpv6(SocketAddr),
     /// A subflow fares otherwise than before, as so long a silence shows.
     Health { ends: SubflowEnds, health: Health, silent: Duration, transfer: Box<Transfer> },
+    /// Connections were there of which no event had told, with so many subflows; at start, or after events
+    /// were lost.
+    Found { connections: usize, subflows: usize, first: bool },
     /// The host's network has been read.
     Settled { addresses: usize, endpoints: usize },
 }
@@ -73,8 +76,9 @@ impl Note {
             | Self::Foreign(_)
             | Self::Lost(_)
             | Self::Refused { .. }
+            | Self::Found { first: false, .. }
             | Self::Unanswered => Severity::Debug,
-            Self::Settled { .. } | Self::NoPortForIpv6(_) => Severity::Info,
+            Self::Found { .. } | Self::Settled { .. } | Self::NoPortForIpv6(_) => Severity::Info,
         }
     }
 }
@@ -127,6 +131,9 @@ impl fmt::Display for Note {
                 let state = if matches!(health, Health::Dead(_)) { "dead" } else { "suspect" };
                 let missed = if transfer.unacknowledged > 0 { "acknowledgement" } else { "data" };
                 write!(f, "subflow is {state}: {ends}: no {missed} for {} ms: {transfer}", silent.as_millis())
+            }
+            Self::Found { connections, subflows, .. } => {
+                write!(f, "{connections} connections with {subflows} subflows are there already")
             }
             Self::Settled { addresses, endpoints } => {
                 write!(f, "network read: {addresses} usable addresses, {endpoints} endpoints")

@@ -4,12 +4,15 @@
 //! What is to be done about one connection is decided in `converge`, what its events mean in `managed`;
 //! how a path that fails is tried again, in `attempts`.
 
+mod adopt;
 mod announce;
 mod attempts;
 mod closing;
 mod converge;
+mod listing;
 mod managed;
 mod renewal;
+mod saving;
 #[cfg(test)]
 #[cfg(all(feature = "pm-fullmesh", feature = "pm-handover", feature = "pm-ndiffports", feature = "pm-sspi"))]
 mod simulation;
@@ -20,12 +23,15 @@ mod watch;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use self::adopt::Adoption;
 use self::converge::Work;
+use self::listing::Listing;
 use self::managed::{Asked, Managed};
 use self::renewal::Renewal;
+use self::saving::Saving;
 use self::table::Table;
 use self::watch::{Check, Dead};
 use super::ids::Ids;
@@ -100,6 +106,9 @@ pub(super) struct Paths {
     to_call_off: Vec<SubflowEnds>,
     /// Which addresses are usable was known before.
     knows_usable: bool,
+    adoption: Adoption,
+    listing: Listing,
+    saving: Saving,
 }
 
 /// What is needed to decide about connections.
@@ -139,6 +148,9 @@ impl Paths {
             places: Vec::new(),
             to_call_off: Vec::new(),
             knows_usable: false,
+            adoption: Adoption::default(),
+            listing: Listing::default(),
+            saving: Saving::default(),
         }
     }
 
@@ -149,12 +161,22 @@ impl Paths {
             MptcpEvent::Established(told) => self.established(told, now),
             MptcpEvent::Closed(token) => self.forget(*token, now),
             MptcpEvent::Announced(told) => {
-                self.change(told.token, |managed| managed.connection.announced(told.remote_id, told.remote));
+                let mut news = false;
+                self.change(told.token, |managed| {
+                    news = managed.connection.announced(told.remote_id, told.remote);
+                    news
+                });
+                if news {
+                    self.save(told.token, now);
+                }
             }
-            MptcpEvent::Removed(token, id) => self.change(*token, |managed| {
-                managed.connection.withdrawn(*id);
-                true
-            }),
+            MptcpEvent::Removed(token, id) => {
+                self.change(*token, |managed| {
+                    managed.connection.withdrawn(*id);
+                    true
+                });
+                self.save(*token, now);
+            }
             MptcpEvent::SubflowEstablished(told) => self.change(told.token, |managed| {
                 managed.subflow_established(told, now);
                 true
@@ -173,13 +195,18 @@ impl Paths {
     }
 
     fn created(&mut self, told: &event::Connection, now: Instant) {
+        // It may have been read from the kernel before its event was.
+        if let Some(managed) = self.live.get_mut(told.token).filter(|managed| managed.is(told)) {
+            managed.learn(told);
+            return self.save(told.token, now);
+        }
         self.forget_listeners(told.token);
-        let managed = Managed::new(told, stays_here(told), now);
-        if self.live.insert(told.token, managed) {
+        if self.live.insert(told.token, Managed::new(told, now)) {
             // The token is another connection's now: what is said of the former does not matter any more.
             self.asked.retain(|(_, token, _)| *token != told.token);
             self.liveness.forget(told.token);
         }
+        self.save(told.token, now);
     }
 
     fn established(&mut self, told: &event::Connection, now: Instant) {
@@ -190,17 +217,26 @@ impl Paths {
             }
             self.created(told, now);
         }
+        let mut news = false;
         self.change(told.token, |managed| {
-            managed.connection.deny_join_id0 |= told.deny_join_id0;
-            !std::mem::replace(&mut managed.connection.established, true)
+            news = managed.learn(told);
+            !std::mem::replace(&mut managed.connection.established, true) || news
         });
+        if news {
+            self.save(told.token, now);
+        }
     }
 
     /// The connection is gone.
     fn forget(&mut self, token: Token, now: Instant) {
         self.forget_listeners(token);
+        // Also one that was not known: what opened it may have been told to an earlier run.
+        self.closed.bury(token, now);
+        let Some(managed) = self.live.get_mut(token) else { return };
+        if managed.saved {
+            self.saving.gone(token, now);
+        }
         if self.live.remove(token) {
-            self.closed.bury(token, now);
             self.asked.retain(|(_, asked, _)| *asked != token);
             self.unrouted.remove(&token);
             self.liveness.forget(token);
@@ -266,8 +302,10 @@ impl Paths {
     }
 
     /// No answer will come to what was asked.
-    pub(super) fn forget_requests(&mut self) {
+    pub(super) fn forget_requests(&mut self, now: Instant) {
         self.renewal.forget();
+        self.listing.forget();
+        self.adopt_again(now);
         for (_, token, asked) in std::mem::take(&mut self.asked) {
             let looks = matches!(asked, Asked::Look(..));
             match asked {
@@ -303,13 +341,15 @@ impl Paths {
             || self.rerouted
             || self.check.has_work()
             || self.renewal.has_work()
+            || self.listing.has_work()
             || (!self.crowded.is_empty() && self.ways.has_room())
     }
 
     /// When there will be work.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((time, _))| *time);
-        [timer, self.liveness.deadline(), self.renewal.deadline()].into_iter().flatten().min()
+        let others = [self.liveness.deadline(), self.renewal.deadline(), self.listing.deadline()];
+        others.into_iter().chain([timer]).flatten().min()
     }
 
     /// Looks at some of the connections that are to be looked at.
@@ -336,6 +376,7 @@ impl Paths {
         self.find_dead(outbox, host.now);
         self.close_dead(host, outbox);
         self.begin_renewal(outbox, host.now);
+        self.ask_for_list(outbox, host.now);
         self.look(outbox, host.now);
         self.check(outbox, host.now);
     }
@@ -423,13 +464,16 @@ impl Paths {
         policy: &PathPolicy,
         (outbox, now): (&mut Outbox, Instant),
     ) -> bool {
-        if self.end_renewal(ticket, result, outbox, now) {
+        if self.end_listing(ticket, result, policy, now) || self.end_renewal(ticket, result, outbox, now) {
+            return true;
+        }
+        if self.end_of_list(ticket, result, now) {
             return true;
         }
         let Some(place) = self.asked.iter().position(|(asked, ..)| *asked == ticket) else { return false };
         let Some((_, token, asked)) = self.asked.remove(place) else { return false };
         if asked.is_about_socket() {
-            self.end_of_socket(token, asked, result, &policy.liveness, (outbox, now));
+            self.end_of_socket(token, asked, result, policy, (outbox, now));
             return true;
         }
         match result {
@@ -441,7 +485,9 @@ impl Paths {
                     self.check.gone(self.live.len());
                 }
             }
-            Err(Failure::Refused(refusal)) if refusal.text == "userspace PM not selected" => self.leave_alone(token),
+            Err(Failure::Refused(refusal)) if refusal.text.ends_with("userspace PM not selected") => {
+                self.leave_alone(token, now)
+            }
             Err(Failure::Refused(refusal)) => {
                 // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
                 // the id away itself, to a join that it then rejected.
@@ -471,16 +517,19 @@ impl Paths {
         true
     }
 
-    fn leave_alone(&mut self, token: Token) {
+    fn leave_alone(&mut self, token: Token, now: Instant) {
         if let Some(managed) = self.live.get_mut(token) {
             managed.left_alone = true;
             managed.attempts = Vec::new();
+            if std::mem::take(&mut managed.saved) {
+                self.saving.gone(token, now);
+            }
         }
     }
 }
 
 /// Whether both ends are on this host.
-fn stays_here(told: &event::Connection) -> bool {
-    let (local, remote) = (told.local.ip().to_canonical(), told.remote.ip().to_canonical());
+fn stays_here(local: SocketAddr, remote: SocketAddr) -> bool {
+    let (local, remote) = (local.ip().to_canonical(), remote.ip().to_canonical());
     local.is_loopback() || remote.is_loopback() || local == remote
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -56,6 +56,12 @@ impl Installation {
     /// The path of the configuration file.
     pub(crate) fn configuration(&self) -> PathBuf {
         self.directory.join("mptcpd.conf")
+    }
+
+    /// The path of one of the files that outlive the daemon.
+    pub(crate) fn state_file(&self, name: &str) -> PathBuf {
+        let inode = self.namespace.enter(|| fs::metadata("/proc/thread-self/ns/net")).expect("a namespace").ino();
+        self.directory.join("state").join(format!("{name}-{inode}"))
     }
 
     /// A command that runs the daemon with these arguments besides `--config`; spawn it in the

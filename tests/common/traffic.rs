@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_reuseaddr;
-use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
 
 use super::PATIENCE;
 use super::net::Namespace;
@@ -71,7 +71,8 @@ impl Counter {
 
 fn mptcp_socket(address: SocketAddr) -> io::Result<rustix::fd::OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    Ok(socket(family, SocketType::STREAM, Some(ipproto::MPTCP))?)
+    // A daemon that is started later must not hold them open.
+    Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::MPTCP))?)
 }
 
 /// Listens for MPTCP in the namespace of the calling thread.

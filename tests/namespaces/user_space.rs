@@ -1,5 +1,6 @@
 //! Path managers that work from user space: each connection gets the paths that are wanted for it.
 
+mod adoption;
 mod goodput;
 mod handover;
 mod healing;

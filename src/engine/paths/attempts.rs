@@ -29,6 +29,8 @@ pub(super) struct Attempt {
     renewing: bool,
     /// Joins that the kernel was told to begin and that have not ended, one way or the other.
     flying: u8,
+    /// Of them, those in the list of what there is that is being read.
+    listed: u8,
     failures: u32,
     backoff: Backoff,
     seed: u32,
@@ -148,6 +150,7 @@ impl Attempt {
             lost: None,
             renewing: false,
             flying: 0,
+            listed: 0,
             failures: 0,
             backoff: Backoff::default(),
             seed: token.0,
@@ -233,6 +236,25 @@ impl Attempt {
             self.state = State::Failed(now + SECOND_TRY);
         } else {
             self.lost = None;
+        }
+    }
+
+    /// What there is is about to be listed.
+    pub(super) fn begin_list(&mut self) {
+        self.listed = 0;
+    }
+
+    /// One of its joins is listed; `false` if it has as many already.
+    pub(super) fn is_listed(&mut self) -> bool {
+        let one_more = self.listed < self.flying;
+        self.listed += u8::from(one_more);
+        one_more
+    }
+
+    /// Joins that were not listed have ended, and nothing told how.
+    pub(super) fn end_list(&mut self, connection_since: Instant, policy: &PathPolicy, now: Instant) {
+        while self.flying > self.listed {
+            self.failed(Loss::Early, connection_since, policy, now);
         }
     }
 
@@ -431,6 +453,7 @@ mod tests {
             health: Health::Sound,
             closing: false,
             withdrawn: false,
+            listed: false,
         };
         (told, flow)
     }

@@ -66,6 +66,15 @@ impl Paths {
         if !managed.connection.established || managed.left_alone || !may_be_managed(&managed.connection, host.view) {
             return;
         }
+        if managed.awaits_list {
+            if managed.lists_ids() {
+                self.listing.want(token);
+            }
+            managed.awaits_list = managed.listing;
+            if managed.awaits_list {
+                return;
+            }
+        }
         // Whoever connects to a listener of the daemon's is turned away.
         if listeners.is_own(managed.connection.local.plain()) {
             return;
@@ -96,12 +105,14 @@ impl Paths {
         task.managed.forget_stale_attempts(&work.want.subflows, host);
         task.match_wants(work);
         let closing = task.withdraw(&work.wanted, work.want.only_these);
-        task.list_ids();
         let renews = task.renew_joins();
         let (crowded, news, sent) = (task.crowded, task.news, task.sent);
         let (paced, unrouted) = (task.paced, task.unrouted);
         if crowded && !std::mem::replace(&mut managed.crowded, true) {
             self.crowded.push_back(token);
+        }
+        if managed.lists_ids() {
+            self.listing.want(token);
         }
         if unrouted || managed.is_unrouted() {
             self.unrouted.insert(token);
@@ -195,15 +206,6 @@ impl Task<'_, '_> {
     fn renew_joins(&mut self) -> bool {
         let now = self.host.now;
         self.managed.attempts.iter_mut().fold(false, |any, attempt| attempt.begin_renewal(now) | any)
-    }
-
-    /// Asks for the ids if they are in doubt, after what may change them.
-    fn list_ids(&mut self) {
-        if self.managed.lists_ids() {
-            self.managed.connection.begin_list();
-            self.send(PathCommand::ListAddresses(self.token), Asked::List);
-            self.managed.outlisted = false;
-        }
     }
 
     pub(super) fn send(&mut self, request: impl Into<Request>, asked: Asked) {
@@ -445,7 +447,7 @@ mod tests {
         let local = "10.8.0.1:40000".parse().unwrap();
         let remote = "192.0.2.1:443".parse().unwrap();
         let told = event::Connection { token: Token(1), local, remote, server_side: false, deny_join_id0: false };
-        let mut managed = Managed::new(&told, false, Instant::now());
+        let mut managed = Managed::new(&told, Instant::now());
         let place = |address: &str, unusable| {
             let at = LocalAddress::new(address.parse().unwrap(), IfIndex(2), "wg0");
             LocalAddress { unusable, ..at }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::attempts::{Attempt, Loss, State, cause_of};
+use super::stays_here;
 use crate::connections::{Connection, Subflow, plain};
 use crate::engine::retry::{Backoff, Pace};
 use crate::event;
@@ -34,8 +35,10 @@ pub(super) struct Managed {
     pub(super) doubts_ids: bool,
     /// but only so often.
     lists: u8,
-    /// It is being asked.
-    listing: bool,
+    /// It is being asked, or about to be.
+    pub(super) listing: bool,
+    /// Until it has answered, nothing is done: the connection was there before.
+    pub(super) awaits_list: bool,
     /// Something was asked for since, so that the answer is of before.
     pub(super) outlisted: bool,
     /// It is under the kernel's own path manager, or stays on this host.
@@ -48,6 +51,18 @@ pub(super) struct Managed {
     pub(super) watched: u8,
     /// What told of data that moved when that was last asked; 0: it was not asked yet.
     pub(super) moved: u32,
+    /// It is in the list of what there is that is being read.
+    pub(super) listed: bool,
+    /// By that list, it is closed by one side.
+    pub(super) half_closed: bool,
+    /// Nothing has told yet which side this is.
+    pub(super) role_in_doubt: bool,
+    /// Nor whether the peer forbids joins to its initial address.
+    pub(super) denial_in_doubt: bool,
+    /// What only events tell of it is on its way into the file that outlives the process,
+    pub(super) unsaved: bool,
+    /// or is there, perhaps as it was before.
+    pub(super) saved: bool,
 }
 
 /// The peer closed what came beyond so many subflows, and is to be asked again at that time.
@@ -82,7 +97,13 @@ pub(super) enum Asked {
     Activity,
     Announce(IpAddr, AddressId),
     List,
+    /// Whether the kernel lists ids at all.
+    WhetherListed,
     Check,
+    /// Whether a connection is there that was not listed.
+    Existence,
+    /// The same of a subflow.
+    Present(SocketAddr, SocketAddr),
     Other,
 }
 
@@ -90,8 +111,21 @@ impl Asked {
     /// Whether it is a question about a TCP socket, or its reset.
     pub(super) fn is_about_socket(self) -> bool {
         match self {
-            Self::Find(..) | Self::Reset(..) | Self::CallOff(..) | Self::Look(..) | Self::Gap | Self::Activity => true,
-            Self::Create(..) | Self::Destroy(..) | Self::Announce(..) | Self::List | Self::Check | Self::Other => false,
+            Self::Find(..)
+            | Self::Reset(..)
+            | Self::CallOff(..)
+            | Self::Look(..)
+            | Self::Gap
+            | Self::Activity
+            | Self::Present(..) => true,
+            Self::Create(..)
+            | Self::Destroy(..)
+            | Self::Announce(..)
+            | Self::List
+            | Self::WhetherListed
+            | Self::Check
+            | Self::Existence
+            | Self::Other => false,
         }
     }
 }
@@ -103,9 +137,20 @@ const MOST_LISTS: u8 = 8;
 const MOST_ATTEMPTS: usize = 64;
 
 impl Managed {
-    pub(super) fn new(told: &event::Connection, left_alone: bool, now: Instant) -> Self {
+    pub(super) fn new(told: &event::Connection, now: Instant) -> Self {
+        Self::with(Connection::new(told, now), stays_here(told.local, told.remote))
+    }
+
+    /// A connection that was there before, of which little is known.
+    pub(super) fn found(connection: Connection, left_alone: bool) -> Self {
+        let (role_in_doubt, denial_in_doubt) = (true, true);
+        let (doubts_ids, awaits_list) = (true, true);
+        Self { role_in_doubt, denial_in_doubt, doubts_ids, awaits_list, ..Self::with(connection, left_alone) }
+    }
+
+    fn with(connection: Connection, left_alone: bool) -> Self {
         Self {
-            connection: Connection::new(told, now),
+            connection,
             attempts: Vec::new(),
             memo: Memo::default(),
             took: None,
@@ -118,6 +163,7 @@ impl Managed {
             trusts: false,
             doubts_ids: false,
             listing: false,
+            awaits_list: false,
             outlisted: false,
             lists: MOST_LISTS,
             left_alone,
@@ -125,7 +171,27 @@ impl Managed {
             listens: false,
             watched: 0,
             moved: 0,
+            listed: false,
+            half_closed: false,
+            role_in_doubt: false,
+            denial_in_doubt: false,
+            unsaved: false,
+            saved: false,
         }
+    }
+
+    /// Whether it is that connection, and not another that had its token.
+    pub(super) fn is(&self, told: &event::Connection) -> bool {
+        self.connection.is_between(told.local, told.remote)
+    }
+
+    /// What only events tell; whether that is news.
+    pub(super) fn learn(&mut self, told: &event::Connection) -> bool {
+        let Connection { server_side, deny_join_id0, .. } = &mut self.connection;
+        let news = (*server_side, *deny_join_id0) != (told.server_side, told.deny_join_id0);
+        (*server_side, *deny_join_id0) = (told.server_side, told.deny_join_id0);
+        (self.role_in_doubt, self.denial_in_doubt) = (false, false);
+        news
     }
 
     pub(super) fn subflow_established(&mut self, told: &event::Subflow, now: Instant) {
@@ -245,7 +311,8 @@ impl Managed {
             Asked::List => {
                 self.listing = false;
                 self.doubts_ids |= self.outlisted;
-                return self.doubts_ids || self.connection.end_list();
+                let awaited = std::mem::take(&mut self.awaits_list);
+                return self.doubts_ids || self.connection.end_list() || awaited;
             }
             Asked::Create(..)
             | Asked::Destroy(..)
@@ -255,7 +322,10 @@ impl Managed {
             | Asked::Look(..)
             | Asked::Gap
             | Asked::Activity
+            | Asked::WhetherListed
             | Asked::Check
+            | Asked::Existence
+            | Asked::Present(..)
             | Asked::Other => {}
         }
         false
@@ -301,7 +371,7 @@ impl Managed {
             }
             Asked::List => {
                 self.listing = false;
-                false
+                std::mem::take(&mut self.awaits_list)
             }
             Asked::Find(..)
             | Asked::Reset(..)
@@ -309,7 +379,10 @@ impl Managed {
             | Asked::Look(..)
             | Asked::Gap
             | Asked::Activity
+            | Asked::WhetherListed
             | Asked::Check
+            | Asked::Existence
+            | Asked::Present(..)
             | Asked::Other => false,
         }
     }

@@ -1,6 +1,7 @@
 //! Connections against a model of the kernel's user-space path manager and of their peers, on virtual
 //! time: networks that change, peers that refuse, drop, close, announce and withdraw, connections that come
-//! and go, messages late and in another order than that of other sockets. Whatever happened, once it is
+//! and go, messages late and in another order than that of other sockets, messages that are lost, daemons that are
+//! killed and begun again. Whatever happened, once it is
 //! quiet every connection has the paths that its path manager would want, as far as its peer takes them,
 //! and the engine sleeps.
 //!
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use self::kernel::{DOWN, Fate, Flow, Kernel, NO_CARRIER, Opener, Socket, Told, UP, mapped};
 use crate::connections::plain;
+use crate::diag::{self, Role, SubflowFlags};
 use crate::engine::{Answer, Engine, Input, Output, Policy};
 use crate::event::{
     self, Address, AddressFlags, Announcement, Link, MptcpEvent, NetworkEvent, Reset, RouteAnswer, RoutingChange, Scope,
@@ -24,7 +26,7 @@ use crate::plugin::{self, PathManager};
 use crate::random::{Random, for_every_seed};
 use crate::rules::{Glob, Interfaces, PathPolicy, Rule, Rules};
 use crate::settings::Settings;
-use crate::state_file::SavedState;
+use crate::state_file::{self, SavedConnection, SavedState};
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags, Token};
 
 const SEEDS: u64 = 1500;
@@ -77,6 +79,8 @@ struct Host {
     now: Instant,
     /// Tokens that were closed, to be used again.
     closed: Vec<Token>,
+    /// The file of what only events tell.
+    file: String,
     trace: bool,
 }
 
@@ -113,6 +117,10 @@ fn random_ranks(random: &mut Random) -> (Interfaces, BTreeMap<u32, (i32, bool)>)
     (Interfaces::new(ranks.iter().map(rule).collect()), ranks)
 }
 
+fn scope() -> state_file::Scope {
+    state_file::Scope { boot: "boot".to_owned(), namespace: (4, 7) }
+}
+
 /// Which address of the peers has that number.
 fn peer_address(number: u8, v6: bool) -> IpAddr {
     if v6 { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number)]) } else { IpAddr::from([192, 0, 2, number]) }
@@ -128,7 +136,9 @@ impl Host {
         let wanting = Wanting::random(&mut random);
         let engine = Engine::new(policy(&rules, wanting), SavedState::default(), now);
         let (kernel, closed) = (Kernel::new(now), Vec::new());
-        let mut host = Self { kernel, engine, rules, ranks, wanting, random, now, closed, trace };
+        let file = String::new();
+        let mut host = Self { kernel, engine, rules, ranks, wanting, random, now, closed, file, trace };
+        host.write_file();
         host.kernel.prefers_another = host.random.one_in(2);
         for link in 2..2 + u32::try_from(1 + host.random.below(4)).unwrap() {
             host.kernel.links.insert(link, UP);
@@ -160,21 +170,27 @@ impl Host {
         let sockets = if self.random.one_in(2) { [0, 1, 2] } else { [2, 1, 0] };
         for socket in sockets {
             for _ in 0..self.random.below(most) {
+                if socket == 2 && self.engine.holds_events() {
+                    break;
+                }
                 let queue = match socket {
                     0 => &mut self.kernel.network,
                     1 => &mut self.kernel.answers,
                     _ => &mut self.kernel.events,
                 };
+                self.kernel.deaf &= socket != 2;
                 let Some(told) = queue.pop_front() else {
-                    if socket == 0 {
-                        self.engine.handle(Input::NetworkDrained, self.now);
+                    match socket {
+                        0 => self.engine.handle(Input::NetworkDrained, self.now),
+                        1 => {}
+                        _ => self.engine.handle(Input::EventsDrained, self.now),
                     }
                     break;
                 };
                 self.hand(&told);
             }
         }
-        self.kernel.informed = self.kernel.is_quiet();
+        self.kernel.informed = self.kernel.is_quiet() && self.engine.knows_connections();
         self.engine.advance(self.now, true);
         while let Some(output) = self.engine.next_output() {
             self.trace(|| format!("{output:?}"));
@@ -185,6 +201,47 @@ impl Host {
             }
         }
         self.engine.take_saved_state(self.now);
+        if self.engine.has_unsaved_connections(self.now) {
+            self.engine.write_changes(&mut self.file);
+        }
+    }
+
+    fn write_file(&mut self) {
+        self.file.clear();
+        state_file::encode_title(&scope(), &mut self.file);
+        self.engine.write_connections(&mut self.file);
+    }
+
+    /// The daemon is killed and another begins; events are `kept` where the service manager keeps their socket.
+    fn restart(&mut self) {
+        let kept = self.random.one_in(2);
+        self.trace(|| format!("restarted: {kept} {}", self.file));
+        self.kernel.answers.clear();
+        self.kernel.network.clear();
+        self.kernel.told_closed.clear();
+        if !kept {
+            self.kernel.events.clear();
+            self.kernel.deaf = false;
+        }
+        if self.random.one_in(8) {
+            self.file.truncate(self.random.below(self.file.len() + 1));
+        }
+        let known = state_file::decode_connections(&scope(), &self.file).unwrap_or_default();
+        for (token, socket) in &mut self.kernel.sockets {
+            let is_it = |saved: &&SavedConnection| {
+                (saved.local, saved.remote) == (plain(socket.told.local), plain(socket.told.remote))
+            };
+            let saved = known.get(token).filter(is_it);
+            // What the file does not say is lost, and what it says is believed.
+            socket.remotes = saved.map_or(Vec::new(), |saved| saved.remotes.clone());
+            socket.initial_withdrawn = saved.is_some_and(|saved| saved.initial_withdrawn);
+            if saved.is_none() {
+                self.kernel.unknown.insert(*token);
+            }
+        }
+        let saved = SavedState::default();
+        self.engine = Engine::new(policy(&self.rules, self.wanting), saved, self.now);
+        self.engine.recall(known, self.now);
     }
 
     fn hand(&mut self, told: &Told) {
@@ -203,6 +260,7 @@ impl Host {
             Told::AddressGone(address) => self.network(NetworkEvent::AddressGone(*address)),
             Told::Routing(change) => self.network(NetworkEvent::RoutingChanged(*change)),
             Told::Lost => self.engine.handle(Input::NetworkLost, now),
+            Told::EventsLost => self.engine.handle(Input::EventsLost, now),
             Told::Route(ticket, unicast, through) => {
                 let route = RouteAnswer { unicast: *unicast, through: *through };
                 self.engine.handle(Input::Answer(*ticket, Answer::Route(route)), now);
@@ -218,6 +276,9 @@ impl Host {
                 self.engine.handle(Input::Answer(*ticket, Answer::Endpoint(*listed)), now);
             }
             Told::Socket(ticket, socket) => {
+                if self.engine.paths.lists(*ticket) {
+                    self.listed(socket);
+                }
                 self.engine.handle(Input::Answer(*ticket, Answer::Socket(socket)), now);
             }
             Told::Listening(wanted) => {
@@ -225,12 +286,58 @@ impl Host {
             }
             Told::Mptcp(event) => {
                 match event {
-                    MptcpEvent::Created(told) => drop(self.kernel.told_closed.remove(&told.token)),
+                    MptcpEvent::Created(told) => {
+                        self.kernel.told_closed.remove(&told.token);
+                        self.kernel.unknown.remove(&told.token);
+                    }
+                    MptcpEvent::Established(told) => drop(self.kernel.unknown.remove(&told.token)),
                     MptcpEvent::Closed(token) => drop(self.kernel.told_closed.insert(*token)),
+                    MptcpEvent::Announced(told) => self.heard(told),
+                    MptcpEvent::Removed(token, id) => {
+                        if let Some(socket) = self.kernel.sockets.get_mut(token) {
+                            socket.initial_withdrawn |= *id == AddressId(0);
+                            socket.remotes.retain(|(known, _)| known != id);
+                        }
+                    }
                     _ => {}
                 }
                 self.engine.handle(Input::Mptcp(*event), now);
             }
+        }
+    }
+
+    /// What the daemon has joined tells what the peer allowed.
+    fn listed(&mut self, listed: &diag::Socket) {
+        let info = match listed.role {
+            Role::Subflow(info) => info,
+            // What created it was not told, but it is there.
+            Role::Connection(info) => {
+                self.kernel.told_closed.remove(&info.token);
+                return;
+            }
+            Role::Other => return,
+        };
+        let Some(socket) = self.kernel.sockets.get_mut(&info.token) else { return };
+        let known = self.engine.paths.live.get_mut(info.token);
+        if !info.flags.contains(SubflowFlags::JOIN_LOCAL) || known.is_none_or(|managed| !managed.awaits_list) {
+            return;
+        }
+        let remote = plain(listed.id.remote);
+        let known = socket.remotes.iter().any(|(id, known)| *id == info.remote_id || *known == remote);
+        if remote == plain(socket.told.remote) {
+            self.kernel.unknown.remove(&info.token);
+        } else if !known && info.remote_id != AddressId(0) {
+            socket.remotes.push((info.remote_id, remote));
+        }
+    }
+
+    /// What is announced counts once the engine has heard of it, if it knows the connection.
+    fn heard(&mut self, told: &Announcement) {
+        let known = self.engine.paths.knows(told.token);
+        let Some(socket) = self.kernel.sockets.get_mut(&told.token) else { return };
+        socket.remotes.retain(|(id, _)| *id != told.remote_id);
+        if known && told.remote_id != AddressId(0) {
+            socket.remotes.push((told.remote_id, plain(told.remote)));
         }
     }
 
@@ -240,7 +347,7 @@ impl Host {
 
     /// Something happens to the host or to its connections.
     fn change(&mut self) {
-        match self.random.below(40) {
+        match self.random.below(42) {
             0..=4 => self.change_link(),
             5..=8 => self.change_address(),
             9..=11 => self.change_route(),
@@ -256,6 +363,8 @@ impl Host {
             36 => self.lose_messages(),
             37 => self.engine.handle(Input::Resumed, self.now),
             38 => self.kernel.tell(MptcpEvent::Closed(Token(7))),
+            39 => self.kernel.overrun(),
+            40 => self.restart(),
             _ => {
                 let time = milliseconds(self.random.below(100_000));
                 self.rest(time);
@@ -416,7 +525,7 @@ impl Host {
     }
 
     fn peer_announces(&mut self) {
-        let Some(token) = self.a_token() else { return };
+        let Some(token) = self.a_token().filter(|_| !self.kernel.deaf) else { return };
         let times = if self.random.one_in(30) { 200 } else { 1 };
         for _ in 0..times {
             let v6 = self.random.one_in(3);
@@ -451,7 +560,7 @@ impl Host {
 
     /// The kernel closes the subflows to that address.
     fn peer_withdraws(&mut self) {
-        let Some(token) = self.a_token() else { return };
+        let Some(token) = self.a_token().filter(|_| !self.kernel.deaf) else { return };
         let socket = self.kernel.sockets.get_mut(&token).unwrap();
         let known = socket.remotes.get(self.random.below(4)).copied();
         let initial = !socket.told.server_side && self.random.one_in(4);
@@ -525,7 +634,8 @@ impl Host {
         let mut turns = 0;
         while self.now < end {
             self.turn();
-            if self.kernel.is_quiet() && !self.engine.has_work() {
+            let quiet = self.kernel.has_told(self.engine.holds_events());
+            if quiet && !self.engine.has_work() {
                 let next = [self.engine.deadline(), self.kernel.next_happening()].into_iter().flatten().min();
                 self.now = next.unwrap_or(end).clamp(self.now, end);
             }
@@ -567,6 +677,11 @@ impl Host {
             let (local, remote) = (plain(socket.told.local).ip(), plain(socket.told.remote).ip());
             let on_this_host = local.is_loopback() || local == remote || self.is_own(remote);
             if on_this_host || socket.kernel_manages || !socket.established {
+                continue;
+            }
+            // Which side this is, is not known then.
+            let initial = socket.flows.iter().any(|flow| flow.opener == Opener::Initial);
+            if self.kernel.unknown.contains(&socket.told.token) && !initial {
                 continue;
             }
             // What the engine remembers of a peer that announces so much is another question.
@@ -652,15 +767,21 @@ impl Host {
         assert!(stale.is_empty(), "{stale:?} still announced: {socket:#?}");
     }
 
+    /// Whether the peer forbids joins to its initial address, or may do so for all the engine knows.
+    fn denies(&self, socket: &Socket) -> bool {
+        socket.told.deny_join_id0 || self.kernel.unknown.contains(&socket.told.token)
+    }
+
     /// The addresses of the peer that may be joined.
     fn remotes(&self, socket: &Socket) -> Vec<SocketAddr> {
         let initial = plain(socket.told.remote);
         let mut remotes = Vec::new();
-        if !socket.told.deny_join_id0 && !socket.initial_withdrawn {
+        let denies = self.denies(socket);
+        if !denies && !socket.initial_withdrawn {
             remotes.push(initial);
         }
         for (_, remote) in &socket.remotes {
-            let denied = socket.told.deny_join_id0 && *remote == initial;
+            let denied = denies && *remote == initial;
             let nonsense = remote.ip().is_loopback() || remote.ip() == "fe80::2".parse::<IpAddr>().unwrap();
             let carried = socket.told.local.is_ipv6() || remote.is_ipv4();
             if carried && !denied && !nonsense && !self.is_own(remote.ip()) && !remotes.contains(remote) {
@@ -790,7 +911,7 @@ impl Host {
     fn check_ports(&self, socket: &Socket, number: usize, full: bool) {
         let (local, remote) = (plain(socket.told.local).ip(), plain(socket.told.remote));
         let Some((link, _)) = self.usable().into_iter().find(|(_, address)| *address == local) else { return };
-        if socket.told.deny_join_id0 || socket.initial_withdrawn {
+        if self.denies(socket) || socket.initial_withdrawn {
             return;
         }
         let between = |flow: &&Flow| (plain(flow.local).ip(), plain(flow.remote)) == (local, remote);

@@ -133,6 +133,11 @@ impl Bench {
                     Request::Path(PathCommand::Probe(TOKEN)) => {
                         assert!(self.paths.end(ticket, Ok(()), &self.policy, (&mut self.outbox, self.now)));
                     }
+                    Request::Path(PathCommand::ListAddresses(Token(0))) => {
+                        let refusal = Refusal { errno: Errno::INVAL, text: "invalid token", missing: None };
+                        let result = Err(Failure::Refused(refusal));
+                        assert!(self.paths.end(ticket, result, &self.policy, (&mut self.outbox, self.now)));
+                    }
                     Request::Path(command) => self.asked.push((ticket, command)),
                     Request::Sockets(request) => self.answer(ticket, &request),
                     other => panic!("{other}"),
@@ -615,7 +620,7 @@ fn whether_an_announcement_was_taken_whose_answer_is_lost_is_asked() {
     for taken in [true, false] {
         let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
         let made = bench.turn();
-        bench.paths.forget_requests();
+        bench.paths.forget_requests(bench.now);
         assert_eq!(bench.turn(), [PathCommand::ListAddresses(TOKEN)]);
         list(&mut bench, if taken { &[("10.0.1.1", 1)] } else { &[] });
         assert_eq!(bench.turn(), if taken { Vec::new() } else { made });
@@ -994,7 +999,7 @@ fn what_is_not_looked_at_any_more_is_not_suspect_any_more() {
         unanswered.now,
     );
     unanswered.outbox.queue.clear();
-    unanswered.paths.forget_requests();
+    unanswered.paths.forget_requests(unanswered.now);
     assert_eq!(sound(&mut unanswered), 2);
 }
 

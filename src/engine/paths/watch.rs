@@ -14,6 +14,7 @@ use crate::engine::outbox::Outbox;
 use crate::engine::{Failure, Note, Ticket};
 use crate::liveness::{Finding, LivenessPolicy, Verdict};
 use crate::plugin::{Cause, Health, Trouble};
+use crate::rules::PathPolicy;
 use crate::types::{Errno, Token};
 
 /// Whether connections are still there is asked now and then: the kernel does not tell of one that its
@@ -75,9 +76,10 @@ impl Paths {
         asked: Asked,
         outbox: &mut Outbox,
         now: Instant,
-    ) {
+    ) -> Ticket {
         let ticket = outbox.send(request.into(), now);
         self.asked.push_back((ticket, token, asked));
+        ticket
     }
 
     /// A connection has the subflows that it has: it is looked at if they can be compared, or if `single` and
@@ -133,7 +135,7 @@ impl Paths {
         outbox: &mut Outbox,
         now: Instant,
     ) {
-        if self.call_off(ticket, socket, outbox, now) {
+        if self.collect_listed(ticket, socket, now) || self.call_off(ticket, socket, outbox, now) {
             return;
         }
         let Some((_, token, asked)) = self.asked.iter_mut().find(|(asked, ..)| *asked == ticket) else { return };
@@ -148,6 +150,10 @@ impl Paths {
             (Asked::Find(local, remote), _) if is_its && socket.state != TcpState::LISTEN => {
                 *asked = Asked::Other;
                 self.dead.push(Dead { token, local, remote, socket: Some(socket.id) });
+            }
+            (Asked::Present(local, remote), _) if is_its => {
+                let managed = self.live.get_mut(token);
+                managed.into_iter().for_each(|managed| managed.is_present((local, remote), socket.state));
             }
             (Asked::Gap, Role::Connection(info)) => {
                 let silent = self.liveness.missing(token, info.receive_next, policy, now);
@@ -172,12 +178,12 @@ impl Paths {
         token: Token,
         asked: Asked,
         result: Result<(), Failure<'_>>,
-        policy: &LivenessPolicy,
+        policy: &PathPolicy,
         (outbox, now): (&mut Outbox, Instant),
     ) {
         match asked {
             Asked::Look(..) => {
-                let Some(look) = self.liveness.answered(token, policy, now) else { return };
+                let Some(look) = self.liveness.answered(token, &policy.liveness, now) else { return };
                 self.find(token, &look.findings, outbox, now);
                 if look.asks_for_gap {
                     self.ask(SocketRequest::Connection(token), token, Asked::Gap, outbox, now);
@@ -189,6 +195,12 @@ impl Paths {
                 // Without CONFIG_INET_DIAG_DESTROY there is the other way, which leaves the socket to its timers.
                 self.resets &= !matches!(refusal.errno, Errno::OPNOTSUPP | Errno::PERM);
                 self.dead.push(Dead { token, local, remote, socket: None });
+            }
+            Asked::Present(local, remote) => {
+                self.change(token, |managed| {
+                    managed.end_presence(token, (local, remote), policy, now);
+                    false
+                });
             }
             Asked::CallOff(local, remote) if result.is_err() => {
                 self.resets = false;

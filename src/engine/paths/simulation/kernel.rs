@@ -47,6 +47,7 @@ pub(super) enum Told {
     Socket(Ticket, diag::Socket),
     Listening(SocketAddr),
     Mptcp(MptcpEvent),
+    EventsLost,
 }
 
 impl Told {
@@ -82,6 +83,7 @@ pub(super) struct Flow {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) id: AddressId,
+    pub(super) remote_id: AddressId,
     pub(super) bound: Option<IfIndex>,
     pub(super) opener: Opener,
     pub(super) backup: bool,
@@ -159,6 +161,10 @@ pub(super) struct Kernel {
     pub(super) network: VecDeque<Told>,
     pub(super) answers: VecDeque<Told>,
     pub(super) events: VecDeque<Told>,
+    /// There is no more room for events.
+    pub(super) deaf: bool,
+    /// Connections of which the engine was not told what only events tell.
+    pub(super) unknown: BTreeSet<Token>,
     later: BTreeMap<(Instant, u64), Later>,
     pub(super) number: u64,
     pub(super) now: Instant,
@@ -184,6 +190,8 @@ impl Kernel {
             network: VecDeque::new(),
             answers: VecDeque::new(),
             events: VecDeque::new(),
+            deaf: false,
+            unknown: BTreeSet::new(),
             later: BTreeMap::new(),
             number: 0,
             now,
@@ -196,7 +204,12 @@ impl Kernel {
     }
 
     pub(super) fn is_quiet(&self) -> bool {
-        self.network.is_empty() && self.answers.is_empty() && self.events.is_empty()
+        self.has_told(false)
+    }
+
+    /// Whether there is nothing to be read, apart from events if they are held.
+    pub(super) fn has_told(&self, but_events: bool) -> bool {
+        self.network.is_empty() && self.answers.is_empty() && (but_events || self.events.is_empty())
     }
 
     pub(super) fn port(&mut self) -> u16 {
@@ -229,7 +242,18 @@ impl Kernel {
     }
 
     pub(super) fn tell(&mut self, event: MptcpEvent) {
-        self.events.push_back(Told::Mptcp(event));
+        if !self.deaf {
+            return self.events.push_back(Told::Mptcp(event));
+        }
+        if let MptcpEvent::Created(told) = event {
+            self.unknown.insert(told.token);
+        }
+    }
+
+    /// Events have found no room: that is told before those that did, and others are lost until they are read.
+    pub(super) fn overrun(&mut self) {
+        self.events.push_front(Told::EventsLost);
+        self.deaf = true;
     }
 
     /// The interface that an address is on, if packets can leave there.
@@ -274,6 +298,10 @@ impl Kernel {
                 }
                 self.answers.push_back(Told::End(ticket, Ok(())));
             }
+            Request::Sockets(SocketRequest::Connections(_) | SocketRequest::Subflows(_)) if random.one_in(12) => {
+                let busy = random.one_in(2).then_some((Errno::BUSY, ""));
+                self.answers.push_back(Told::End(ticket, Err(busy)));
+            }
             Request::Sockets(request) => {
                 let result = self.answer_about_sockets(ticket, request, random);
                 self.answers.push_back(Told::End(ticket, result.map_err(Some)));
@@ -295,7 +323,8 @@ impl Kernel {
         | PathCommand::CreateSubflow(NewSubflow { token, .. })
         | PathCommand::DestroySubflow(SubflowEnds { token, .. })
         | PathCommand::SetBackup(SubflowEnds { token, .. }, _)) = *command;
-        assert!(!self.told_closed.contains(&token), "the connection is gone: {command}");
+        let gone = self.told_closed.contains(&token) && token != Token(0);
+        assert!(!gone, "the connection is gone: {command}");
         let socket = self.sockets.get(&token).ok_or(INVALID_TOKEN)?;
         if socket.kernel_manages {
             return Err((Errno::INVAL, "userspace PM not selected"));
@@ -348,7 +377,7 @@ impl Kernel {
             SocketRequest::Beginning(family) => {
                 for (token, socket) in &self.sockets {
                     for join in socket.joins.iter().filter(|join| Family::of(join.local.ip()) == *family) {
-                        let found = diag::Socket { state: TcpState::SYN_SENT, ..tcp(*token, join) };
+                        let found = diag::Socket { state: TcpState::SYN_SENT, ..socket.shown(*token, join) };
                         self.answers.push_back(Told::Socket(ticket, found));
                     }
                 }
@@ -357,11 +386,42 @@ impl Kernel {
                 assert_ne!(id.cookie, Cookie::ANY, "an application's listener may be meant");
                 return self.reset(id, random);
             }
-            SocketRequest::Listeners(_) | SocketRequest::Connections(_) | SocketRequest::Subflows(_) => {
-                panic!("not asked for: {request}")
-            }
+            SocketRequest::Connections(family) => self.list_connections(ticket, *family),
+            SocketRequest::Subflows(family) => self.list_subflows(ticket, *family),
+            SocketRequest::Listeners(_) => panic!("not asked for: {request}"),
         }
         Ok(())
+    }
+
+    fn list_connections(&mut self, ticket: Ticket, family: Family) {
+        for (token, socket) in &self.sockets {
+            let (local, remote) = (socket.told.local, socket.told.remote);
+            if Family::of(local.ip()) == family {
+                let info = ConnectionInfo {
+                    token: *token,
+                    fallback: false,
+                    write_sequence: 0,
+                    unacknowledged: 0,
+                    receive_next: 0,
+                };
+                let id = SocketId { local, remote, if_index: None, cookie: Cookie(1) };
+                let (role, state) = (Role::Connection(info), TcpState::ESTABLISHED);
+                self.answers.push_back(Told::Socket(ticket, diag::Socket { id, role, state, ..listener() }));
+            }
+        }
+    }
+
+    fn list_subflows(&mut self, ticket: Ticket, family: Family) {
+        for (token, socket) in &self.sockets {
+            let its = |flow: &&Flow| Family::of(flow.local.ip()) == family;
+            for flow in socket.flows.iter().filter(its) {
+                self.answers.push_back(Told::Socket(ticket, socket.shown(*token, flow)));
+            }
+            for join in socket.joins.iter().filter(its) {
+                let state = TcpState::SYN_SENT;
+                self.answers.push_back(Told::Socket(ticket, diag::Socket { state, ..socket.shown(*token, join) }));
+            }
+        }
     }
 
     fn is_busy(&self, socket: &Socket) -> bool {
@@ -396,7 +456,8 @@ impl Kernel {
             delivery_rate: 1_000_000,
             ..Transfer::default()
         };
-        diag::Socket { transfer: Some(transfer), ..tcp(token, flow) }
+        let flow = *flow;
+        diag::Socket { transfer: Some(transfer), ..self.sockets[&token].shown(token, &flow) }
     }
 
     /// `SOCK_DESTROY`.
@@ -488,6 +549,7 @@ impl Kernel {
             local,
             remote: wanted.remote,
             id,
+            remote_id: wanted.remote_id,
             bound,
             opener,
             backup,
@@ -582,6 +644,7 @@ impl Kernel {
 
     pub(super) fn open(&mut self, socket: Socket, random: &mut Random) {
         let token = socket.told.token;
+        self.unknown.remove(&token);
         self.tell(MptcpEvent::Created(socket.told));
         self.sockets.insert(token, socket);
         if !random.one_in(12) {
@@ -611,6 +674,7 @@ impl Kernel {
             local,
             remote,
             id,
+            remote_id: AddressId(0),
             bound: None,
             opener: Opener::Peer,
             backup: false,
@@ -632,6 +696,7 @@ impl Socket {
             local,
             remote,
             id,
+            remote_id: AddressId(0),
             bound: None,
             opener: Opener::Initial,
             backup: false,
@@ -688,6 +753,28 @@ impl Socket {
         id
     }
 
+    /// A subflow as sock_diag shows it.
+    fn shown(&self, token: Token, flow: &Flow) -> diag::Socket {
+        let id = SocketId { local: flow.local, remote: flow.remote, if_index: flow.bound, cookie: Cookie(7) };
+        let opener = match flow.opener {
+            Opener::Initial if self.told.server_side => SubflowFlags::CAPABLE_REMOTE.0,
+            Opener::Initial => SubflowFlags::CAPABLE_REMOTE.0 | SubflowFlags::CAPABLE_LOCAL.0,
+            Opener::Daemon => SubflowFlags::JOIN_REMOTE.0 | SubflowFlags::JOIN_LOCAL.0,
+            Opener::Peer => SubflowFlags::JOIN_REMOTE.0,
+        };
+        let established = if self.established { SubflowFlags::FULLY_ESTABLISHED.0 } else { 0 };
+        let backup = if flow.backup { SubflowFlags::BACKUP_LOCAL.0 } else { 0 };
+        let info = SubflowInfo {
+            token,
+            remote_token: Token(0),
+            local_id: flow.id,
+            remote_id: flow.remote_id,
+            flags: SubflowFlags(opener | established | backup),
+        };
+        let (state, role) = (TcpState::ESTABLISHED, Role::Subflow(info));
+        diag::Socket { id, state, inode: 1, v6_only: false, role, transfer: None }
+    }
+
     pub(super) fn leads_to(&self, remote: SocketAddr) -> bool {
         let initial = !self.told.server_side && !self.initial_withdrawn && remote == plain(self.told.remote);
         initial || self.remotes.iter().any(|(_, known)| *known == remote)
@@ -717,20 +804,6 @@ fn told(token: Token, flow: &Flow) -> event::Subflow {
         error: None,
         reset: None,
     }
-}
-
-/// A subflow as sock_diag shows it.
-fn tcp(token: Token, flow: &Flow) -> diag::Socket {
-    let id = SocketId { local: flow.local, remote: flow.remote, if_index: flow.bound, cookie: Cookie(7) };
-    let info = SubflowInfo {
-        token,
-        remote_token: Token(0),
-        local_id: flow.id,
-        remote_id: AddressId(0),
-        flags: SubflowFlags::JOIN_LOCAL,
-    };
-    let state = TcpState::ESTABLISHED;
-    diag::Socket { id, state, inode: 1, v6_only: false, role: Role::Subflow(info), transfer: None }
 }
 
 fn listener() -> diag::Socket {

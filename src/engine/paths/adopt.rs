@@ -1,0 +1,497 @@
+//! Connections that are there already: at start, and after events were lost, they and their subflows are read
+//! from the kernel, and what is known is made to agree with that.
+//!
+//! Meanwhile events wait in their socket, and nothing is done about any connection. They are applied
+//! afterwards: as they are complete, what was read, followed by all of them, is how things are now, whichever of
+//! them came before it was read.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::attempts::Attempt;
+use super::managed::{Asked, Managed};
+use super::{MOST_SENT, Paths, stays_here};
+use crate::command::{PathCommand, Request, SocketRequest};
+use crate::connections::{Connection, TokenMap, plain};
+use crate::diag::{ConnectionInfo, Role, Socket, SubflowFlags, SubflowInfo, TcpState};
+use crate::engine::outbox::Outbox;
+use crate::engine::retry::Backoff;
+use crate::engine::{Failure, Note, Ticket};
+use crate::event;
+use crate::plugin::Origin;
+use crate::rules::PathPolicy;
+use crate::state_file::SavedConnection;
+use crate::types::{AddressId, Errno, Family, IfIndex, Token};
+
+/// Pauses between readings when one after the other is overrun, interrupted or not possible now.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How far reading what there is has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Events were lost. What had come before is applied still: some of it can be read nowhere.
+    Draining,
+    /// To begin, not before that time.
+    Wanted(Instant),
+    /// One list after the other: the kernel makes one at a time.
+    Listing(List, Option<Ticket>),
+    /// Each of what was not listed is asked for.
+    Missing,
+    /// What happened meanwhile is applied.
+    Following,
+    /// What is known is what there is.
+    Done,
+}
+
+/// What is listed, in this order: a subflow whose connection was not listed is of one that came later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    Connections(Family),
+    Subflows(Family),
+}
+
+impl List {
+    const FIRST: Self = Self::Connections(Family::V4);
+
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Connections(Family::V4) => Some(Self::Connections(Family::V6)),
+            Self::Connections(Family::V6) => Some(Self::Subflows(Family::V4)),
+            Self::Subflows(Family::V4) => Some(Self::Subflows(Family::V6)),
+            Self::Subflows(Family::V6) => None,
+        }
+    }
+
+    fn request(self) -> SocketRequest {
+        match self {
+            Self::Connections(family) => SocketRequest::Connections(family),
+            Self::Subflows(family) => SocketRequest::Subflows(family),
+        }
+    }
+}
+
+/// How reading what there is goes.
+#[derive(Debug)]
+pub(super) struct Adoption {
+    stage: Stage,
+    backoff: Backoff,
+    /// When the next may begin.
+    not_before: Option<Instant>,
+    /// What an earlier run knew.
+    saved: TokenMap<SavedConnection>,
+    /// What was known and is not listed: connections, or one subflow of theirs.
+    missing: Vec<(Token, Option<(SocketAddr, SocketAddr)>)>,
+    /// Found in this reading and not known before.
+    found: (usize, usize),
+    /// It has been done once.
+    complete: bool,
+}
+
+impl Default for Adoption {
+    fn default() -> Self {
+        Self {
+            stage: Stage::Done,
+            backoff: Backoff::default(),
+            not_before: None,
+            saved: TokenMap::default(),
+            missing: Vec::new(),
+            found: (0, 0),
+            complete: false,
+        }
+    }
+}
+
+impl Adoption {
+    fn begin_after_pause(&mut self, now: Instant) {
+        self.not_before = Some(self.backoff.after_failure(now, FIRST_PAUSE, LONGEST_PAUSE, 0));
+    }
+
+    fn want(&mut self, now: Instant) {
+        self.stage = Stage::Wanted(self.not_before.take().map_or(now, |time| time.max(now)));
+    }
+
+    fn has_work(&self) -> bool {
+        match self.stage {
+            Stage::Draining | Stage::Listing(_, None) | Stage::Following => true,
+            Stage::Missing => !self.missing.is_empty(),
+            Stage::Wanted(_) | Stage::Listing(_, Some(_)) | Stage::Done => false,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if let Stage::Wanted(time) = self.stage { Some(time) } else { None }
+    }
+}
+
+impl Paths {
+    /// Connections may be there of which nothing is known, apart from what an earlier run saved.
+    pub(in crate::engine) fn adopt(&mut self, saved: TokenMap<SavedConnection>, now: Instant) {
+        self.adoption = Adoption { saved, ..Adoption::default() };
+        self.adoption.want(now);
+    }
+
+    /// The same, where what events there are is not worth anything: nobody has read them for long.
+    pub(in crate::engine) fn adopt_after_events(&mut self) {
+        self.adoption = Adoption { stage: Stage::Draining, ..Adoption::default() };
+    }
+
+    /// Whether what is known is what there is, so that something may be done about it.
+    pub(in crate::engine) fn is_current(&self) -> bool {
+        self.adoption.stage == Stage::Done
+    }
+
+    /// Whether there is something to be asked for that, or to be read.
+    pub(in crate::engine) fn adopts(&self) -> bool {
+        self.adoption.has_work()
+    }
+
+    /// When there will be.
+    pub(in crate::engine) fn adoption_deadline(&self) -> Option<Instant> {
+        let saving = self.saving.deadline();
+        self.adoption.deadline().into_iter().chain(saving).min()
+    }
+
+    /// Events are to wait in their socket.
+    pub(in crate::engine) fn holds_events(&self) -> bool {
+        matches!(self.adoption.stage, Stage::Wanted(_) | Stage::Listing(..) | Stage::Missing)
+    }
+
+    /// It waits to hear that there are no more events.
+    pub(in crate::engine) fn awaits_drain(&self) -> bool {
+        matches!(self.adoption.stage, Stage::Draining | Stage::Following)
+    }
+
+    /// Events were lost; whether that matters.
+    pub(in crate::engine) fn events_lost(&mut self, now: Instant) -> bool {
+        let matters = self.adoption.complete || self.adoption.stage != Stage::Draining;
+        if self.adoption.stage == Stage::Following {
+            self.adoption.begin_after_pause(now);
+        }
+        self.adoption.stage = Stage::Draining;
+        matters
+    }
+
+    /// There are no more events for now.
+    pub(in crate::engine) fn events_drained(&mut self, outbox: &mut Outbox, now: Instant) {
+        match self.adoption.stage {
+            Stage::Draining => self.adoption.want(now),
+            Stage::Following => self.end_adoption(outbox),
+            Stage::Wanted(_) | Stage::Listing(..) | Stage::Missing | Stage::Done => {}
+        }
+    }
+
+    /// No answer will come to what was asked.
+    pub(super) fn adopt_again(&mut self, now: Instant) {
+        if self.holds_events() {
+            self.adoption.want(now);
+        }
+    }
+
+    /// Reads on.
+    pub(in crate::engine) fn advance_adoption(&mut self, outbox: &mut Outbox, now: Instant) {
+        if matches!(self.adoption.stage, Stage::Wanted(time) if time <= now) {
+            self.begin_listing();
+        }
+        if let Stage::Listing(list, ticket @ None) = &mut self.adoption.stage {
+            *ticket = Some(outbox.send(Request::Sockets(list.request()), now));
+        }
+        if self.adoption.stage == Stage::Missing {
+            self.ask_for_missing(outbox, now);
+        }
+    }
+
+    fn begin_listing(&mut self) {
+        self.adoption.stage = Stage::Listing(List::FIRST, None);
+        self.adoption.found = (0, 0);
+        self.adoption.missing.clear();
+        for (_, managed) in self.live.iter_mut() {
+            managed.listed = false;
+            managed.connection.subflows.iter_mut().for_each(|flow| flow.listed = false);
+            managed.attempts.iter_mut().for_each(Attempt::begin_list);
+        }
+    }
+
+    /// Takes a socket; whether it is part of a list of these.
+    pub(super) fn collect_listed(&mut self, ticket: Ticket, socket: &Socket, now: Instant) -> bool {
+        if !self.lists(ticket) {
+            return false;
+        }
+        match socket.role {
+            Role::Connection(info) => self.connection_listed(socket, info, now),
+            Role::Subflow(info) => self.subflow_listed(socket, info, now),
+            Role::Other => {}
+        }
+        true
+    }
+
+    /// Whether the answers with that ticket are a list of these.
+    pub(super) fn lists(&self, ticket: Ticket) -> bool {
+        matches!(self.adoption.stage, Stage::Listing(_, Some(asked)) if asked == ticket)
+    }
+
+    fn connection_listed(&mut self, socket: &Socket, info: ConnectionInfo, now: Instant) {
+        let (token, half_closed) = (info.token, socket.state != TcpState::ESTABLISHED);
+        // One that was closed by its application lingers: nothing more will be told of it.
+        let is_open = socket.state.is_connected() && !(half_closed && socket.inode == 0);
+        if token == Token(0) || info.fallback || !is_open {
+            return;
+        }
+        let (local, remote) = (socket.id.local, socket.id.remote);
+        let is_it = |managed: &&mut Managed| managed.connection.is_between(local, remote);
+        if let Some(managed) = self.live.get_mut(token).filter(is_it) {
+            (managed.listed, managed.half_closed) = (true, half_closed);
+            return;
+        }
+        if self.live.contains(token) {
+            // Its token is another connection's now.
+            self.forget(token, now);
+        }
+        let saved = self.adoption.saved.remove(&token);
+        let saved = saved.filter(|saved| (saved.local, saved.remote) == (plain(local), plain(remote)));
+        let mut managed = Managed::found(Connection::found(local, remote, now), stays_here(local, remote));
+        if let Some(saved) = saved {
+            managed.recall(saved);
+        }
+        (managed.listed, managed.half_closed) = (true, half_closed);
+        self.live.insert(token, managed);
+        self.adoption.found.0 += 1;
+    }
+
+    fn subflow_listed(&mut self, socket: &Socket, info: SubflowInfo, now: Instant) {
+        let Some(managed) = self.live.get_mut(info.token).filter(|managed| managed.listed) else { return };
+        managed.connection.established |= info.flags.contains(SubflowFlags::FULLY_ESTABLISHED);
+        if socket.state == TcpState::SYN_SENT {
+            return managed.join_listed(socket, info, now);
+        }
+        // What is on its way out is none any more, unless the whole connection is.
+        if socket.state == TcpState::ESTABLISHED || (managed.half_closed && socket.state.is_connected()) {
+            let new = managed.subflow_listed(socket, info, now);
+            self.adoption.found.1 += usize::from(new);
+        }
+    }
+
+    /// Takes the end of a list; whether it was one of these.
+    pub(super) fn end_listing(
+        &mut self,
+        ticket: Ticket,
+        result: Result<(), Failure<'_>>,
+        policy: &PathPolicy,
+        now: Instant,
+    ) -> bool {
+        let Stage::Listing(list, Some(asked)) = self.adoption.stage else { return false };
+        if asked != ticket {
+            return false;
+        }
+        match (result, list.next()) {
+            (Ok(()), Some(next)) => self.adoption.stage = Stage::Listing(next, None),
+            (Ok(()), None) => self.begin_missing(policy, now),
+            (Err(Failure::Refused(refusal)), _) if refusal.errno != Errno::BUSY => self.cannot_list(),
+            // Another list is being made, or this one was not of one moment.
+            (Err(_), _) => {
+                self.adoption.begin_after_pause(now);
+                self.adoption.want(now);
+            }
+        }
+        true
+    }
+
+    /// A kernel without CONFIG_INET_MPTCP_DIAG, or CONFIG_INET_DIAG, has no lists: only events tell.
+    fn cannot_list(&mut self) {
+        self.adoption.missing.clear();
+        self.adoption.stage = Stage::Following;
+    }
+
+    /// Lists are made while there is change, so that something may be missed: it is asked for by name before
+    /// it is taken to be gone.
+    fn begin_missing(&mut self, policy: &PathPolicy, now: Instant) {
+        let missing = &mut self.adoption.missing;
+        for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
+            if !managed.listed {
+                missing.push((token, None));
+                continue;
+            }
+            managed.assume_established();
+            let since = managed.connection.since;
+            managed.attempts.iter_mut().for_each(|attempt| attempt.end_list(since, policy, now));
+            let flows = managed.connection.subflows.iter().filter(|flow| !flow.listed);
+            missing.extend(flows.map(|flow| (token, Some((flow.local.told(), flow.remote.told())))));
+        }
+        self.adoption.stage = Stage::Missing;
+    }
+
+    fn ask_for_missing(&mut self, outbox: &mut Outbox, now: Instant) {
+        while outbox.queue.len() < MOST_SENT {
+            match self.adoption.missing.pop() {
+                Some((token, None)) => {
+                    self.ask(PathCommand::Probe(token), token, Asked::Existence, outbox, now);
+                }
+                Some((token, Some((local, remote)))) => self.ask_for_subflow(token, (local, remote), outbox, now),
+                None => break,
+            }
+        }
+        let waits = |asked: &Asked| matches!(asked, Asked::Existence | Asked::Present(..));
+        if self.adoption.missing.is_empty() && !self.asked.iter().any(|(.., asked)| waits(asked)) {
+            self.adoption.stage = Stage::Following;
+        }
+    }
+
+    fn ask_for_subflow(&mut self, token: Token, ends: (SocketAddr, SocketAddr), outbox: &mut Outbox, now: Instant) {
+        let Some(managed) = self.live.get_mut(token) else { return };
+        let Some(flow) = managed.connection.subflows.iter().find(|flow| flow.is(ends.0, ends.1)) else { return };
+        let place = self.places.iter().find(|(address, _)| *address == flow.local_address());
+        let socket = flow.socket(place.map(|(_, if_index)| *if_index));
+        self.ask(SocketRequest::Subflow(socket), token, Asked::Present(ends.0, ends.1), outbox, now);
+    }
+
+    /// All is known: every connection is to be looked at.
+    fn end_adoption(&mut self, outbox: &mut Outbox) {
+        self.adoption.stage = Stage::Done;
+        self.adoption.backoff.reset();
+        self.adoption.saved = TokenMap::default();
+        self.adoption.missing = Vec::new();
+        self.view_changed = true;
+        let (connections, subflows) = self.adoption.found;
+        let first = !std::mem::replace(&mut self.adoption.complete, true);
+        if connections > 0 {
+            outbox.log(Note::Found { connections, subflows, first });
+        }
+    }
+}
+
+impl Managed {
+    /// A subflow is there; whether that was not known.
+    fn subflow_listed(&mut self, socket: &Socket, info: SubflowInfo, now: Instant) -> bool {
+        let is = |flags| info.flags.contains(flags);
+        let initial = is(SubflowFlags::CAPABLE_REMOTE) || is(SubflowFlags::CAPABLE_LOCAL);
+        let origin = match (initial, is(SubflowFlags::JOIN_LOCAL)) {
+            (true, _) => Origin::Initial,
+            (false, true) => Origin::Local,
+            (false, false) => Origin::Peer,
+        };
+        self.learn_role(origin, is(SubflowFlags::CAPABLE_LOCAL));
+        let (local, remote) = (socket.id.local, socket.id.remote);
+        if origin == Origin::Local {
+            self.learn_of_peer(info.remote_id, plain(remote));
+        }
+        let known = self.connection.subflows.iter().any(|flow| flow.is(local, remote));
+        if !known {
+            // It may be what became of a join.
+            self.subflow_established(&told(socket, info), now);
+            if initial {
+                // It comes first: of two that do for a want, it is the one that stays anyway.
+                self.connection.subflows.rotate_right(1);
+            }
+        }
+        let mut flows = self.connection.subflows.iter_mut();
+        if let Some(flow) = flows.find(|flow| flow.is(local, remote)) {
+            (flow.listed, flow.origin) = (true, origin);
+            flow.backup = Some(is(SubflowFlags::BACKUP_LOCAL));
+            flow.backup_by_peer = is(SubflowFlags::BACKUP_REMOTE);
+        }
+        !known
+    }
+
+    /// The initial subflow says which side this is; without it, that this daemon joins only where it connected.
+    fn learn_role(&mut self, origin: Origin, connected: bool) {
+        match origin {
+            Origin::Initial if self.role_in_doubt => {
+                (self.connection.server_side, self.role_in_doubt) = (!connected, false);
+            }
+            Origin::Local if self.role_in_doubt => self.connection.server_side = false,
+            Origin::Initial | Origin::Local | Origin::Peer => {}
+        }
+    }
+
+    /// What an earlier run has joined, it was allowed to join.
+    fn learn_of_peer(&mut self, id: AddressId, remote: SocketAddr) {
+        // Of one that this run has managed more is known.
+        if !self.awaits_list {
+            return;
+        }
+        let connection = &mut self.connection;
+        if remote == connection.remote.plain() {
+            connection.deny_join_id0 &= !std::mem::take(&mut self.denial_in_doubt);
+            return;
+        }
+        let known = |(other, address): &(AddressId, SocketAddr)| *other == id || *address == remote;
+        if !connection.remotes.iter().any(known) {
+            connection.announced(id, remote);
+        }
+    }
+
+    /// A subflow was asked for by name: without a proper answer it is gone.
+    pub(super) fn end_presence(
+        &mut self,
+        token: Token,
+        (local, remote): (SocketAddr, SocketAddr),
+        policy: &PathPolicy,
+        now: Instant,
+    ) {
+        let Some(flow) = self.connection.subflows.iter().find(|flow| flow.is(local, remote)) else { return };
+        if flow.listed {
+            return;
+        }
+        let told = event::Subflow {
+            token,
+            local,
+            remote,
+            local_id: flow.local_id,
+            remote_id: AddressId(0),
+            backup: flow.backup_by_peer,
+            if_index: flow.if_index,
+            // What it was lost to is not known: what had lived is tried again at once.
+            error: Some(Errno::CONNABORTED),
+            reset: None,
+        };
+        self.subflow_closed(&told, policy, now);
+        self.assume_established();
+    }
+
+    /// Without a subflow, nothing tells; if it is not, the kernel refuses to begin one.
+    fn assume_established(&mut self) {
+        self.connection.established |= self.connection.subflows.is_empty();
+    }
+
+    /// It was answered for.
+    pub(super) fn is_present(&mut self, (local, remote): (SocketAddr, SocketAddr), state: TcpState) {
+        let lives = state == TcpState::ESTABLISHED || (self.half_closed && state.is_connected());
+        let flows = self.connection.subflows.iter_mut().filter(|flow| flow.is(local, remote));
+        flows.for_each(|flow| flow.listed |= lives);
+    }
+
+    /// A join of this host's is on its way.
+    fn join_listed(&mut self, socket: &Socket, info: SubflowInfo, now: Instant) {
+        if !info.flags.contains(SubflowFlags::JOIN_LOCAL) {
+            return;
+        }
+        let (local, remote) = (socket.id.local.ip().to_canonical(), plain(socket.id.remote));
+        let if_index = socket.id.if_index.unwrap_or(IfIndex(0));
+        self.learn_role(Origin::Local, false);
+        self.learn_of_peer(info.remote_id, remote);
+        let mut attempts = self.attempts.iter_mut();
+        if attempts.any(|known| known.joins(local, remote) && known.is_through(if_index) && known.is_listed()) {
+            return;
+        }
+        let mut attempt = Attempt::new(info.token, local, if_index, remote);
+        attempt.begun(info.flags.contains(SubflowFlags::BACKUP_LOCAL), now);
+        attempt.is_listed();
+        self.connection.learn_id(local, info.local_id);
+        self.remember(attempt, now);
+    }
+}
+
+/// The same as an event would tell it.
+fn told(socket: &Socket, info: SubflowInfo) -> event::Subflow {
+    event::Subflow {
+        token: info.token,
+        local: socket.id.local,
+        remote: socket.id.remote,
+        local_id: info.local_id,
+        remote_id: info.remote_id,
+        backup: info.flags.contains(SubflowFlags::BACKUP_REMOTE),
+        if_index: socket.id.if_index,
+        error: None,
+        reset: None,
+    }
+}
