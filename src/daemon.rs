@@ -3,6 +3,7 @@
 
 mod advice;
 mod ask;
+mod dump;
 mod kernel;
 mod listeners;
 mod notify;
@@ -22,12 +23,13 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 use slog::{Drain, Logger, debug, error, info, warn};
 
 use self::advice::Advice;
 use self::ask::Asked;
+use self::dump::Dump;
 use self::listeners::Listeners;
 use self::notify::Notifier;
 use self::send::Batch;
@@ -67,6 +69,8 @@ pub(crate) struct Setup {
     /// `on-stop = "remove"`.
     pub(crate) remove_on_stop: bool,
     pub(crate) sysctl: Sysctl,
+    /// The name of the path manager that was chosen.
+    pub(crate) path_manager: &'static str,
     pub(crate) log: Logger,
 }
 
@@ -91,6 +95,8 @@ struct Daemon {
     log: Logger,
     remove_on_stop: bool,
     sysctl: Sysctl,
+    path_manager: &'static str,
+    dump: Dump,
     selection: Selection,
     reload: Reload,
     /// Sockets that may have more to read.
@@ -148,7 +154,7 @@ impl Daemon {
             poll: Poll::new().map_err(failed("make an epoll instance"))?,
             selection: Selection::new(saved.selected.clone()),
             clock: sys::ClockChange::new().map_err(failed("watch the clock"))?,
-            signals: Signals::new([SIGHUP, SIGINT, SIGTERM, SIGCONT]).map_err(failed("catch signals"))?,
+            signals: Signals::new([SIGHUP, SIGINT, SIGTERM, SIGCONT, SIGUSR1]).map_err(failed("catch signals"))?,
             engine: Engine::new(setup.policy, saved, now),
             sockets,
             store,
@@ -157,6 +163,8 @@ impl Daemon {
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
             sysctl: setup.sysctl,
+            path_manager: setup.path_manager,
+            dump: Dump::default(),
             reload,
             readable: Readable::default(),
             watch: Watch::Off,
@@ -230,7 +238,8 @@ impl Daemon {
         let mut events = Events::with_capacity(16);
         while !self.done {
             self.turn()?;
-            let busy = !self.done && (self.readable.any(self.engine.holds_events()) || self.engine.has_work());
+            let readable = self.readable.any(self.engine.holds_events());
+            let busy = !self.done && (readable || self.engine.has_work() || self.dump.is_under_way());
             self.turns_unsaved += 1;
             if !busy || self.turns_unsaved >= TURNS_UNSAVED {
                 self.save();
@@ -308,6 +317,7 @@ impl Daemon {
             }
         }
         self.advice.look(&self.engine, &self.log, now);
+        self.continue_dump(now);
         self.notice_suspension(now);
         self.notifier.flush();
         Ok(())
@@ -413,6 +423,7 @@ impl Daemon {
                     debug!(self.log, "continued: looking at everything again");
                     self.engine.handle(Input::Resumed, now);
                 }
+                SIGUSR1 => self.begin_dump(),
                 _ if self.stopping => self.done = true,
                 _ => self.stop(now),
             }
@@ -443,6 +454,7 @@ impl Daemon {
                 self.store.log_to(&self.log);
                 self.remove_on_stop = setup.remove_on_stop;
                 self.sysctl = setup.sysctl;
+                self.path_manager = setup.path_manager;
                 self.engine.handle(Input::Configure(setup.policy), now);
                 self.select_path_manager();
                 self.advice.begin_again(now);

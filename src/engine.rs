@@ -12,6 +12,7 @@ mod note;
 mod outbox;
 mod paths;
 mod reading;
+mod report;
 mod retry;
 mod routes;
 #[cfg(test)]
@@ -31,6 +32,8 @@ pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
 use self::paths::Paths;
 use self::reading::{Overruns, Reading};
+use self::report::Counters;
+pub(crate) use self::report::{Bounds, FORMAT, Report};
 use self::retry::Backoff;
 use self::routes::{Routes, Way};
 use self::uplinks::Uplinks;
@@ -160,6 +163,7 @@ pub(crate) struct Engine {
     ready: bool,
     stop: Option<Stop>,
     overruns: Overruns,
+    counters: Counters,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,11 +193,13 @@ impl Engine {
             ready: false,
             stop: None,
             overruns: Overruns::default(),
+            counters: Counters::new(now),
         }
     }
 
     /// Applies what happened. What follows from it is decided by [`advance`](Self::advance).
     pub(crate) fn handle(&mut self, input: Input<'_>, now: Instant) {
+        self.take_note(&input);
         match input {
             Input::Network { event, dump } => self.apply(&event, dump),
             Input::Mptcp(event) => {
@@ -455,6 +461,7 @@ impl Engine {
         if self.outbox.waiting.front().is_none_or(|(_, sent)| now < *sent + ANSWER_TIME) {
             return;
         }
+        self.count_unanswered();
         self.outbox.waiting.clear();
         self.outbox.log(Note::Unanswered);
         self.read_again(now);

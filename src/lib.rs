@@ -16,6 +16,7 @@ pub mod diag;
 mod engine;
 pub mod event;
 mod exit;
+mod json;
 pub mod kit;
 mod listing;
 mod liveness;

@@ -42,7 +42,7 @@ impl Replaced {
         self.current = None;
         let file = self.create()?;
         file.write_all_at(content, 0)?;
-        fs::rename(&self.beside, &self.path)?;
+        self.take_place()?;
         let length = length(content);
         self.current = Some(Current { file, length, whole: length });
         Ok(())
@@ -61,8 +61,18 @@ impl Replaced {
         written
     }
 
+    /// The file beside takes the place of the one at the path.
+    pub(super) fn take_place(&self) -> io::Result<()> {
+        fs::rename(&self.beside, &self.path)
+    }
+
+    /// The file beside is of no use.
+    pub(super) fn give_up(&self) {
+        let _ = fs::remove_file(&self.beside);
+    }
+
     /// Makes the file beside, and the directory if nobody has: the daemon may run by hand.
-    fn create(&self) -> io::Result<File> {
+    pub(super) fn create(&self) -> io::Result<File> {
         match create(&self.beside) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let directory = self.path.parent().unwrap_or(Path::new("/"));

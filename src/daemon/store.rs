@@ -52,6 +52,11 @@ impl Store {
         }
     }
 
+    /// The boot and the network namespace, if they are known.
+    pub(super) fn scope(&self) -> Option<&Scope> {
+        self.place.as_ref().map(|place| &place.scope)
+    }
+
     /// Tells another log from now on.
     pub(super) fn log_to(&mut self, log: &Logger) {
         self.log = log.clone();
@@ -149,7 +154,7 @@ impl Store {
 }
 
 /// The system's words without its number, or ours.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno(number).to_string())
 }
 
@@ -162,11 +167,15 @@ fn place() -> io::Result<Place> {
     Ok(Place { scope: Scope { boot, namespace }, file, connections })
 }
 
-fn directory() -> PathBuf {
+/// The one that the service manager gives.
+pub(super) fn runtime_directory() -> Option<PathBuf> {
     let given = std::env::var_os("RUNTIME_DIRECTORY").filter(|value| !value.is_empty());
-    // A service manager may give several, separated by colons.
-    let first = given.and_then(|value| std::env::split_paths(&value).next());
-    first.unwrap_or_else(|| Path::new(env!("MPTCPD_RUNSTATEDIR")).join("mptcpd"))
+    // It may give several, separated by colons.
+    given.and_then(|value| std::env::split_paths(&value).next())
+}
+
+fn directory() -> PathBuf {
+    runtime_directory().unwrap_or_else(|| Path::new(env!("MPTCPD_RUNSTATEDIR")).join("mptcpd"))
 }
 
 fn read(path: &Path, most: u64) -> io::Result<String> {

@@ -8,6 +8,7 @@
 mod answers;
 mod choice;
 mod look;
+mod report;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

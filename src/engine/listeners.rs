@@ -5,6 +5,8 @@
 //! IPv4 it never is on an application's port: that would keep an application that is restarted from
 //! listening on every address again (`inet_csk_bind_conflict`, whatever SO_REUSEADDR says).
 
+mod report;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 

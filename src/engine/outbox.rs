@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::report::is_command;
 use super::{Note, Output, Severity, Ticket};
 use crate::command::Request;
 
@@ -15,6 +16,10 @@ pub(super) struct Outbox {
     pub(super) waiting: VecDeque<(Ticket, Instant)>,
     /// Somebody reads debug notes.
     pub(super) debug: bool,
+    /// Sent since the start,
+    pub(super) requests: u64,
+    /// and those of them that change something.
+    pub(super) commands: u64,
 }
 
 impl Outbox {
@@ -26,6 +31,8 @@ impl Outbox {
         // 0 is the number of the kernel's own messages.
         self.last_ticket = self.last_ticket.checked_add(1).unwrap_or(1);
         let ticket = Ticket(self.last_ticket);
+        self.requests += 1;
+        self.commands += u64::from(is_command(&request));
         self.waiting.push_back((ticket, now));
         self.queue.push_back(Output::Send(ticket, request));
         ticket

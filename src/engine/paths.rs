@@ -12,6 +12,7 @@ mod converge;
 mod listing;
 mod managed;
 mod renewal;
+mod report;
 mod saving;
 #[cfg(test)]
 #[cfg(all(feature = "pm-fullmesh", feature = "pm-handover", feature = "pm-ndiffports", feature = "pm-sspi"))]

@@ -10,6 +10,7 @@ mod addresses;
 mod advice;
 mod changes;
 mod connections;
+mod dump;
 mod foreign;
 
 mod links;

@@ -83,6 +83,11 @@ impl Endpoints {
         true
     }
 
+    /// Whether it is a request of a look.
+    pub(super) fn is_look(&self, ticket: Ticket) -> bool {
+        matches!(self.look, Look::Endpoints(looking, _) | Look::Limits(looking, _) if looking == ticket)
+    }
+
     fn look_failed(&mut self, failure: Failure<'_>, outbox: &mut Outbox, now: Instant) -> bool {
         self.next_look = now;
         if let Failure::Refused(refusal) = failure {

@@ -21,6 +21,11 @@ impl Table {
         self.places.contains_key(&token)
     }
 
+    pub(super) fn get(&self, token: Token) -> Option<&Managed> {
+        let place = *self.places.get(&token)?;
+        self.entries.get(usize::try_from(place).ok()?).map(|(_, managed)| managed)
+    }
+
     pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut Managed> {
         let place = *self.places.get(&token)?;
         self.entries.get_mut(usize::try_from(place).ok()?).map(|(_, managed)| managed)
