@@ -4,6 +4,8 @@
 mod advice;
 mod ask;
 mod dump;
+mod handed;
+mod keep;
 mod kernel;
 mod listeners;
 mod notify;
@@ -30,6 +32,7 @@ use slog::{Drain, Logger, debug, error, info, warn};
 use self::advice::Advice;
 use self::ask::Asked;
 use self::dump::Dump;
+use self::keep::Keeper;
 use self::listeners::Listeners;
 use self::notify::Notifier;
 use self::send::Batch;
@@ -91,6 +94,7 @@ struct Daemon {
     engine: Engine,
     store: Store,
     notifier: Notifier,
+    keeper: Keeper,
     advice: Advice,
     log: Logger,
     remove_on_stop: bool,
@@ -159,6 +163,7 @@ impl Daemon {
             sockets,
             store,
             notifier: Notifier::new(),
+            keeper: Keeper::new(),
             advice: Advice::default(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
@@ -185,6 +190,7 @@ impl Daemon {
             daemon.engine.recall(daemon.store.load_connections(), now);
         }
         daemon.register().map_err(failed("watch sockets"))?;
+        daemon.look_at_handed();
         daemon.listen_as_needed()?;
         // Last, when nothing can fail any more, and after events were joined: without a subscriber the
         // kernel refuses to new connections what user space is to manage.
@@ -211,6 +217,7 @@ impl Daemon {
         let needed = self.engine.manages_connections() || self.log.is_debug_enabled();
         let unread = self.watch.set(needed, &self.sockets.events, self.poll.registry());
         self.readable.events |= unread.map_err(failed("watch mptcp_pm_events"))?;
+        self.keep_events();
         if self.engine.manages_connections() {
             self.tell_timestamps(Instant::now());
         }
@@ -298,6 +305,7 @@ impl Daemon {
             self.turn_away();
         }
         self.listeners.turn_away(now);
+        self.let_go(now);
         let mut removals = true;
         for _ in 0..ROUNDS {
             if self.readable.answers {

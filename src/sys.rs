@@ -41,16 +41,32 @@ impl Netlink {
     /// allowed.
     pub(crate) fn open(family: isize, queue: usize) -> io::Result<Self> {
         let mut socket = Socket::new(family)?;
-        let port = socket.bind_auto()?.port_number();
+        socket.bind_auto()?;
+        let netlink = Self::of(socket)?;
+        netlink.set_queue(queue)?;
+        Ok(netlink)
+    }
+
+    /// One that somebody else opened, if it is of that family; what waits in it stays there.
+    pub(crate) fn adopt(socket: Socket, family: isize) -> io::Result<Self> {
+        let protocol = sockopt::socket_protocol(&socket)?.map_or(0, |protocol| protocol.as_raw().get());
+        if u32::try_from(family) != Ok(protocol) {
+            return Err(io::Error::other("a socket of another netlink family"));
+        }
+        Self::of(socket)
+    }
+
+    /// One that has a port.
+    fn of(socket: Socket) -> io::Result<Self> {
+        let mut own = SocketAddr::new(0, 0);
+        socket.get_address(&mut own)?;
         // Connected to the kernel, it takes no messages of other processes (af_netlink.c).
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
         // Old kernels lack these; errors are then without text.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        let netlink = Self { socket, port };
-        netlink.set_queue(queue)?;
-        Ok(netlink)
+        Ok(Self { socket, port: own.port_number() })
     }
 
     /// Makes room for so many bytes of messages that wait, or as much of it as is allowed.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -11,7 +11,9 @@ use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, ipproto, socket_with, sockopt};
 
-use super::Daemon;
+use slog::debug;
+
+use super::{Daemon, handed};
 use crate::engine::Input;
 use crate::{sys, types};
 
@@ -21,6 +23,9 @@ const FIRST: usize = 16;
 const BACKLOG: i32 = 16;
 /// Connections turned away before the other sockets get their turn.
 const BUDGET: u32 = 64;
+/// Listeners of an earlier run are kept so long after the daemon is ready: until then all that are of use are
+/// wanted again.
+const UNWANTED: Duration = Duration::from_secs(10);
 /// Where the system lacks something to turn a connection away, it is tried again after this.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -28,6 +33,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Listeners {
     open: Vec<Listener>,
+    /// Those of an earlier run that nobody wanted yet.
+    inherited: Vec<handed::Listener>,
+    /// When to let go of these.
+    let_go: Option<Instant>,
     /// How many tokens have been given.
     given: usize,
 }
@@ -35,6 +44,8 @@ pub(super) struct Listeners {
 struct Listener {
     /// What was asked for.
     wanted: SocketAddr,
+    /// Where it listens.
+    address: SocketAddr,
     token: Token,
     socket: OwnedFd,
     /// When to look for connections, if there may be one.
@@ -42,27 +53,39 @@ struct Listener {
 }
 
 impl Listeners {
-    /// Listens; where, if it works.
-    fn open(&mut self, wanted: SocketAddr, registry: &Registry) -> Result<SocketAddr, types::Errno> {
-        self.close(wanted, registry);
-        let socket = listen(wanted).map_err(|errno| types::Errno(errno.raw_os_error()))?;
+    /// Listens, through a listener of an earlier run if there is one.
+    fn open(&mut self, wanted: SocketAddr, registry: &Registry) -> Result<&Listener, types::Errno> {
+        let inherited = self.inherited.iter().position(|it| handed::serves(it.address, wanted));
+        let socket = match inherited {
+            Some(place) => Ok(self.inherited.swap_remove(place).socket),
+            None => listen(wanted).map_err(|errno| types::Errno(errno.raw_os_error())),
+        }?;
         let name = rustix::net::getsockname(&socket).ok().and_then(|name| SocketAddr::try_from(name).ok());
         let token = Token(FIRST + self.given);
         self.given += 1;
         let watched = registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE);
         watched.map_err(|error| sys::errno(&error))?;
-        self.open.push(Listener { wanted, token, socket, due: None });
-        Ok(name.unwrap_or(wanted))
+        self.open.push(Listener { wanted, address: name.unwrap_or(wanted), token, socket, due: None });
+        self.open.last().ok_or(types::Errno::NOENT)
     }
 
-    fn close(&mut self, wanted: SocketAddr, registry: &Registry) {
-        self.open.retain(|listener| {
-            if listener.wanted == wanted {
-                // It was registered, and is closed at once anyway.
-                let _ = registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
-            }
-            listener.wanted != wanted
-        });
+    /// Listens there no longer; where that was.
+    fn close(&mut self, wanted: SocketAddr, registry: &Registry) -> Option<SocketAddr> {
+        let place = self.open.iter().position(|listener| listener.wanted == wanted)?;
+        let listener = self.open.swap_remove(place);
+        // It was registered, and is closed at once anyway, if not by the service manager.
+        let _ = registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
+        Some(listener.address)
+    }
+
+    /// These are of an earlier run.
+    pub(super) fn take_back(&mut self, inherited: Vec<handed::Listener>) {
+        self.inherited = inherited;
+    }
+
+    /// All that is known is as it should be: what is wanted of an earlier run will soon be.
+    pub(super) fn settled(&mut self, now: Instant) {
+        self.let_go = (!self.inherited.is_empty()).then(|| now + UNWANTED);
     }
 
     /// There are connections on the listener with that token, if there is one.
@@ -72,7 +95,7 @@ impl Listeners {
 
     /// When to look for connections.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.open.iter().filter_map(|listener| listener.due).min()
+        self.open.iter().filter_map(|listener| listener.due).chain(self.let_go).min()
     }
 
     /// Turns away whoever connected.
@@ -118,12 +141,31 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
 
 impl Daemon {
     pub(super) fn listen(&mut self, wanted: SocketAddr, now: Instant) {
-        let result = self.listeners.open(wanted, self.poll.registry());
+        self.unlisten(wanted);
+        let Self { listeners, keeper, notifier, poll, .. } = self;
+        let result = listeners.open(wanted, poll.registry()).map(|listener| {
+            // One of an earlier run is kept already, which the manager notices.
+            keeper.keep_listener(listener.address, listener.socket.as_fd(), notifier);
+            listener.address
+        });
         self.engine.handle(Input::Listening { wanted, result }, now);
     }
 
     pub(super) fn unlisten(&mut self, wanted: SocketAddr) {
-        self.listeners.close(wanted, self.poll.registry());
+        if let Some(address) = self.listeners.close(wanted, self.poll.registry()) {
+            self.keeper.give_up_listener(address, &mut self.notifier);
+        }
+    }
+
+    /// Lets go of an earlier run's listeners that nobody wants.
+    pub(super) fn let_go(&mut self, now: Instant) {
+        if self.listeners.let_go.take_if(|time| *time <= now).is_none() {
+            return;
+        }
+        for listener in self.listeners.inherited.drain(..) {
+            debug!(self.log, "nobody needs the listener of an earlier run"; "address" => %listener.address);
+            self.keeper.give_up_listener(listener.address, &mut self.notifier);
+        }
     }
 
     /// Tells the engine how much room there is for options of announced addresses.

@@ -71,6 +71,7 @@ impl Daemon {
                 Output::Ready => {
                     info!(self.log, "ready");
                     self.notifier.tell(&[NotifyState::Ready]);
+                    self.listeners.settled(now);
                 }
                 Output::Done => self.done = true,
             }

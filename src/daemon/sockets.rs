@@ -4,6 +4,7 @@
 use std::io;
 use std::os::unix::net::UnixListener;
 
+use super::handed::Handed;
 use super::kernel;
 use crate::exit::{Code, Fatal};
 use crate::sys::{self, Netlink, Received};
@@ -11,7 +12,7 @@ use crate::types::Errno;
 use crate::wire::{self, Encoder, Messages, ctrl, mptcp, route};
 
 pub(super) const NETLINK_ROUTE: isize = 0;
-const NETLINK_GENERIC: isize = 16;
+pub(super) const NETLINK_GENERIC: isize = 16;
 /// Bytes of messages that may wait while the daemon does not read; a short one takes about 800.
 const NETWORK_QUEUE: usize = 8 << 20;
 pub(super) const EVENTS_QUEUE: usize = 8 << 20;
@@ -24,6 +25,8 @@ pub(crate) struct Sockets {
     pub(super) network: Netlink,
     /// Events of `mptcp_pm`.
     pub(super) events: Netlink,
+    /// The service manager keeps it too.
+    pub(super) events_kept: bool,
     /// Commands of `mptcp_pm` and their answers.
     pub(super) answers: Netlink,
     /// Questions about sockets and their answers, once there was one.
@@ -32,6 +35,8 @@ pub(crate) struct Sockets {
     pub(super) family: u16,
     /// Held by the one daemon of the network namespace.
     pub(super) instance: UnixListener,
+    /// What else an earlier run left.
+    pub(super) handed: Handed,
 }
 
 pub(super) fn failed(what: &str) -> impl FnOnce(io::Error) -> Fatal {
@@ -43,20 +48,25 @@ impl Sockets {
     ///
     /// Events are joined with as little before as can be: the kernel refuses joins while nobody listens.
     pub(crate) fn open() -> Result<Self, Fatal> {
+        let mut handed = Handed::take();
         let generic = |queue| Netlink::open(NETLINK_GENERIC, queue).map_err(failed("open a generic netlink socket"));
-        let events = generic(EVENTS_QUEUE)?;
+        let answers = generic(ANSWERS_QUEUE)?;
         // A kernel without the family may have more to say.
-        let family = resolve(&events).or_else(|error| kernel::has_mptcp().and(Err(error)))?;
+        let family = resolve(&answers).or_else(|error| kernel::has_mptcp().and(Err(error)))?;
         let group = family.group.ok_or_else(|| unavailable("has no events (Linux 5.12 or later has them)"))?;
+        let kept = handed.events.take();
+        let events_kept = kept.is_some();
+        let events = kept.map_or_else(|| generic(EVENTS_QUEUE), Ok)?;
+        // One that was handed over should have joined already.
         events.join(group).map_err(cannot_join)?;
         kernel::has_mptcp()?;
         let instance = kernel::only_instance()?;
-        let answers = generic(ANSWERS_QUEUE)?;
         let network = Netlink::open(NETLINK_ROUTE, NETWORK_QUEUE).map_err(failed("open a route netlink socket"))?;
         for group in route::GROUPS {
             network.join(group).map_err(failed("join the groups of links and addresses"))?;
         }
-        Ok(Self { network, events, answers, questions: None, family: family.id, instance })
+        let family = family.id;
+        Ok(Self { network, events, events_kept, answers, questions: None, family, instance, handed })
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::PATIENCE;
+use super::manager::FdStore;
 use super::net::Namespace;
 use super::process::{pid, proc_file, wait};
 
@@ -27,6 +28,7 @@ pub(crate) struct Installation {
     program: PathBuf,
     directory: PathBuf,
     environment: Vec<(&'static str, &'static str)>,
+    store: Option<FdStore>,
 }
 
 impl Installation {
@@ -34,8 +36,13 @@ impl Installation {
     pub(crate) fn new(namespace: &Namespace, program: impl Into<PathBuf>) -> Self {
         let directory = PathBuf::from(format!("/run/mptcpd-{}", namespace.name()));
         fs::create_dir_all(directory.join("state")).expect("a private /run");
-        let installation =
-            Self { namespace: namespace.clone(), program: program.into(), directory, environment: Vec::new() };
+        let installation = Self {
+            namespace: namespace.clone(),
+            program: program.into(),
+            directory,
+            environment: Vec::new(),
+            store: None,
+        };
         installation.configure("");
         installation
     }
@@ -43,6 +50,12 @@ impl Installation {
     /// Sets a variable in the daemon's environment.
     pub(crate) fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
         self.environment.push((name, value));
+        self
+    }
+
+    /// Has the service manager keep descriptors from one start to the next.
+    pub(crate) fn with_store(mut self, store: &FdStore) -> Self {
+        self.store = Some(store.clone());
         self
     }
 
@@ -101,7 +114,7 @@ impl Installation {
         let notifications = UnixDatagram::bind(&socket).expect("a private /run");
         let mut command = self.command(arguments);
         command.arg("--debug").env("NOTIFY_SOCKET", socket);
-        let mut child = self.namespace.enter(|| command.spawn()).expect("the daemon's program");
+        let mut child = self.spawn(command);
         let stderr = child.stderr.take().expect("piped");
         let (silence, silent) = channel();
         let (lines, held) = match hearing {
@@ -109,9 +122,19 @@ impl Installation {
             Hearing::Nothing => (silent, Some((silence, Some(stderr)))),
             Hearing::Gone => (silent, Some((silence, None))),
         };
-        let mut daemon = Daemon { child, notifications, lines, said: Vec::new(), _held: held };
+        let store = self.store.clone().unwrap_or_default();
+        let mut daemon = Daemon { child, notifications, store, lines, said: Vec::new(), _held: held };
         daemon.notified("READY=1");
         daemon
+    }
+
+    fn spawn(&self, mut command: Command) -> Child {
+        let Some(store) = &self.store else {
+            return self.namespace.enter(|| command.spawn()).expect("the daemon's program");
+        };
+        let (mut handing, _descriptors) = store.hand_over(&command);
+        handing.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
+        self.namespace.enter(|| handing.spawn()).expect("bash")
     }
 
     /// Runs a command of the daemon that is to end by itself at once.
@@ -167,6 +190,8 @@ pub(crate) enum Hearing {
 pub(crate) struct Daemon {
     child: Child,
     notifications: UnixDatagram,
+    /// What it gave to the service manager, for the next as far as that is asked for.
+    store: FdStore,
     lines: Receiver<String>,
     said: Vec<String>,
     /// Where nothing is heard: the sender that keeps `lines` open, and the pipe that nobody reads.
@@ -209,21 +234,32 @@ impl Daemon {
 
     /// Waits for a line of a notification to the service manager.
     pub(crate) fn notified(&mut self, wanted: &str) {
+        self.notified_of(|line| line == wanted, wanted);
+    }
+
+    /// Waits for a line of a notification, and returns it; `what` says which.
+    pub(crate) fn notified_of(&mut self, wanted: impl Fn(&str) -> bool, what: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut buffer = [0; 4096];
         while let Some(left) = time_left(deadline) {
             // Short, so that a daemon that has ended instead is noticed.
             self.notifications.set_read_timeout(Some(left.min(LOOK_AGAIN))).expect("a time above 0");
-            let length = self.notifications.recv(&mut buffer).unwrap_or(0);
-            let message = String::from_utf8_lossy(buffer.get(..length).expect("recv fills no more than there is"));
-            if message.lines().any(|line| line == wanted) {
-                return;
+            let message = self.store.receive(&self.notifications).unwrap_or_default();
+            if let Some(line) = message.lines().find(|line| wanted(line)) {
+                return line.to_owned();
             }
             if let Some(status) = self.child.try_wait().expect("the child is ours") {
-                panic!("the daemon ended ({status}) instead of sending {wanted}");
+                panic!("the daemon ended ({status}) instead of sending {what}");
             }
         }
-        panic!("the daemon did not send {wanted} within {PATIENCE:?}");
+        panic!("the daemon did not send {what} within {PATIENCE:?}");
+    }
+
+    /// Takes the notifications that have come; none of them is waited for any more.
+    pub(crate) fn notifications(&mut self) -> Vec<String> {
+        self.notifications.set_nonblocking(true).expect("a socket of ours");
+        let all = std::iter::from_fn(|| self.store.receive(&self.notifications)).collect();
+        self.notifications.set_nonblocking(false).expect("a socket of ours");
+        all
     }
 
     /// Waits until a check holds, looking again whenever the daemon logs a line.
@@ -296,6 +332,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What it gave to the manager last is kept too.
+        let _ = self.notifications();
         if thread::panicking() {
             eprintln!("--- the daemon said ---\n{}\n---", self.said().join("\n"));
         }

@@ -20,7 +20,7 @@ const PORT: u16 = 5000;
 const CONNECTIONS: &str = "--path-manager=sspi";
 
 /// Who listens for MPTCP in a namespace, but for applications on the port of the tests.
-fn listeners_of_daemon(namespace: &Namespace) -> Vec<SocketAddr> {
+pub(super) fn listeners_of_daemon(namespace: &Namespace) -> Vec<SocketAddr> {
     let table = namespace.run("ss", "-MlnH");
     let local = |line: &str| line.split_whitespace().find_map(|word| word.parse().ok());
     table.lines().filter_map(local).filter(|local: &SocketAddr| local.port() != PORT).collect()

@@ -12,6 +12,7 @@ mod changes;
 mod connections;
 mod dump;
 mod foreign;
+mod gap;
 
 mod links;
 mod listeners;
