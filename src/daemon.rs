@@ -5,14 +5,18 @@ mod advice;
 mod ask;
 mod dump;
 mod handed;
+mod health;
 mod keep;
 mod kernel;
 mod listeners;
+mod mend;
 mod notify;
+mod receive;
 mod replace;
 mod select;
 mod send;
 mod sockets;
+mod status;
 mod store;
 mod survey;
 mod take;
@@ -32,23 +36,25 @@ use slog::{Drain, Logger, debug, error, info, warn};
 use self::advice::Advice;
 use self::ask::Asked;
 use self::dump::Dump;
+use self::health::Health;
 use self::keep::Keeper;
 use self::listeners::Listeners;
+use self::mend::{Mending, Which};
 use self::notify::Notifier;
 use self::send::Batch;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
+use self::status::Status;
 use self::store::Store;
 pub(crate) use self::survey::survey;
-use self::take::{Taken, Taker, note_malformed};
 use self::watch::Watch;
 use crate::engine::{Engine, Input, Note, Policy, Severity, Ticket};
 use crate::exit::Fatal;
 use crate::selection::Selection;
 use crate::state_file::SavedState;
-use crate::sys::{self, Received};
+use crate::sys;
 use crate::types::Sysctl;
-use crate::wire::{Encoder, Messages, route};
+use crate::wire::{Encoder, route};
 
 /// Datagrams of one socket handled before the others get their turn.
 const BUDGET: u32 = 256;
@@ -95,6 +101,9 @@ struct Daemon {
     store: Store,
     notifier: Notifier,
     keeper: Keeper,
+    mending: Mending,
+    health: Health,
+    status: Status,
     advice: Advice,
     log: Logger,
     remove_on_stop: bool,
@@ -164,6 +173,9 @@ impl Daemon {
             store,
             notifier: Notifier::new(),
             keeper: Keeper::new(),
+            mending: Mending::default(),
+            health: Health::new(now),
+            status: Status::default(),
             advice: Advice::default(),
             log: setup.log,
             remove_on_stop: setup.remove_on_stop,
@@ -214,9 +226,10 @@ impl Daemon {
 
     /// Listens to what the configuration needs.
     fn listen_as_needed(&mut self) -> Result<(), Fatal> {
-        let needed = self.engine.manages_connections() || self.log.is_debug_enabled();
-        let unread = self.watch.set(needed, &self.sockets.events, self.poll.registry());
-        self.readable.events |= unread.map_err(failed("watch mptcp_pm_events"))?;
+        if !self.mending.is_broken(Which::Events) {
+            let unread = self.watch.set(self.needs_events(), &self.sockets.events, self.poll.registry());
+            self.readable.events |= unread.map_err(failed("watch mptcp_pm_events"))?;
+        }
         self.keep_events();
         if self.engine.manages_connections() {
             self.tell_timestamps(Instant::now());
@@ -224,10 +237,14 @@ impl Daemon {
         self.listen_to_routing()
     }
 
+    fn needs_events(&self) -> bool {
+        self.engine.manages_connections() || self.log.is_debug_enabled()
+    }
+
     /// Joins or leaves the groups that tell of routes, as the configuration needs them.
     fn listen_to_routing(&mut self) -> Result<(), Fatal> {
         let needed = self.engine.needs_routing();
-        if needed == self.listens_to_routing {
+        if needed == self.listens_to_routing || self.mending.is_broken(Which::Network) {
             return Ok(());
         }
         for group in route::ROUTING_GROUPS {
@@ -286,20 +303,23 @@ impl Daemon {
         let rest = rest.map(|time| time.saturating_duration_since(Instant::now()));
         let connections = self.listeners.due().map(|time| time.saturating_duration_since(Instant::now()));
         let advice = self.advice.due().map(|due| due.saturating_duration_since(Instant::now()));
-        [due, retry, rest, connections, advice].into_iter().flatten().min()
+        let health = self.mending.due().or(self.health.due()).into_iter().chain(self.status.due()).min();
+        let health = health.map(|due| due.saturating_duration_since(Instant::now()));
+        [due, retry, rest, connections, advice, health].into_iter().flatten().min()
     }
 
     /// Takes what there is to read, lets the engine decide, and sends what it decided.
     fn turn(&mut self) -> Result<(), Fatal> {
         let now = Instant::now();
+        self.mend(now)?;
         if self.readable.signals {
             self.take_signals(now);
         }
         if self.readable.network {
-            self.readable.network = self.take_network(now)?;
+            self.readable.network = self.take_network(now);
         }
         if self.is_to_take_events(now) {
-            self.readable.events = self.take_events(now)?;
+            self.readable.events = self.take_events(now);
         }
         if self.readable.instance {
             self.turn_away();
@@ -309,10 +329,10 @@ impl Daemon {
         let mut removals = true;
         for _ in 0..ROUNDS {
             if self.readable.answers {
-                self.readable.answers = self.take_answers(now)?;
+                self.readable.answers = self.take_answers(now);
             }
             if self.readable.questions {
-                self.readable.questions = self.take_questions(now)?;
+                self.readable.questions = self.take_questions(now);
             }
             self.engine.advance(now, removals);
             // Before anything is asked that routes may change.
@@ -327,6 +347,8 @@ impl Daemon {
         self.advice.look(&self.engine, &self.log, now);
         self.continue_dump(now);
         self.notice_suspension(now);
+        self.tell_state(now);
+        self.look_at_health(now);
         self.notifier.flush();
         Ok(())
     }
@@ -346,79 +368,6 @@ impl Daemon {
             let selected = self.selection.original().cloned();
             self.store.save(&SavedState { selected, ..state });
         }
-    }
-
-    /// Says whether there is more to read.
-    fn take_network(&mut self, now: Instant) -> Result<bool, Fatal> {
-        let Self { sockets, buffer, engine, log, interrupted, .. } = self;
-        for _ in 0..BUDGET {
-            match sockets.network.receive(buffer).map_err(failed("read the route netlink socket"))? {
-                Received::Nothing => {
-                    engine.handle(Input::NetworkDrained, now);
-                    return Ok(false);
-                }
-                Received::Other => {}
-                Received::Lost => engine.handle(Input::NetworkLost, now),
-                Received::Datagram => {
-                    let mut taker = Taker { engine, log, interrupted, now };
-                    for message in Messages::new(buffer) {
-                        let taken = message.and_then(|message| taker.network(&message, sockets.network.port()));
-                        note_malformed(log, "rtnetlink", taken);
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn take_answers(&mut self, now: Instant) -> Result<bool, Fatal> {
-        let Self { sockets, buffer, engine, log, interrupted, unanswered, .. } = self;
-        for _ in 0..BUDGET {
-            match sockets.answers.receive(buffer).map_err(failed("read the generic netlink socket"))? {
-                Received::Nothing => return Ok(false),
-                Received::Other => {}
-                Received::Lost => {
-                    *unanswered = 0;
-                    engine.handle(Input::AnswersLost, now);
-                }
-                Received::Datagram => {
-                    let mut taker = Taker { engine, log, interrupted, now };
-                    for message in Messages::new(buffer) {
-                        let taken = message.and_then(|message| taker.answer(&message));
-                        *unanswered = unanswered.saturating_sub(u32::from(taken == Ok(Taken::End)));
-                        note_malformed(log, "mptcp_pm", taken.map(|_| ()));
-                    }
-                    // Nobody else sends here, so that there is no need to ask for more in vain.
-                    if *unanswered == 0 {
-                        return Ok(false);
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn take_events(&mut self, now: Instant) -> Result<bool, Fatal> {
-        let Self { sockets, buffer, engine, log, watch, poll, .. } = self;
-        for read in 0..BUDGET {
-            match sockets.events.receive(buffer).map_err(failed("read mptcp_pm_events"))? {
-                Received::Nothing => {
-                    engine.handle(Input::EventsDrained, now);
-                    let hurry = engine.hurries() || log.is_debug_enabled();
-                    let drained = watch.drained(read > 0, hurry, &sockets.events, poll.registry());
-                    return drained.map(|()| false).map_err(failed("watch mptcp_pm_events"));
-                }
-                Received::Other => {}
-                Received::Lost => engine.handle(Input::EventsLost, now),
-                Received::Datagram => {
-                    for message in Messages::new(buffer) {
-                        let taken = message.and_then(|message| take::event(engine, log, &message, now));
-                        note_malformed(log, "mptcp_pm event", taken);
-                    }
-                }
-            }
-        }
-        Ok(true)
     }
 
     fn take_signals(&mut self, now: Instant) {
@@ -453,9 +402,7 @@ impl Daemon {
         if self.stopping {
             return;
         }
-        if let Ok(time) = NotifyState::monotonic_usec_now() {
-            self.notifier.tell(&[NotifyState::Reloading, time]);
-        }
+        self.status.reloading(&mut self.notifier);
         match (self.reload)() {
             Ok(setup) => {
                 self.log = setup.log;
@@ -473,7 +420,6 @@ impl Daemon {
             }
             Err(line) => error!(self.log, "configuration not changed: {}", line),
         }
-        self.notifier.tell(&[NotifyState::Ready]);
     }
 
     /// Others connect to the instance socket only to learn who has it.
@@ -490,8 +436,9 @@ impl Daemon {
         self.suspended = suspended;
     }
 
-    fn tell(&self, note: &Note) {
+    fn tell(&mut self, note: &Note) {
         match note {
+            Note::Unanswered => self.health.look_soon(Instant::now()),
             Note::Address { address, interface, .. } => {
                 debug!(self.log, "{}", note; "interface" => &**interface, "address" => %address);
             }

@@ -5,6 +5,7 @@
 //! knows sockets, files or bytes. Events are never translated one by one: they mark state as dirty.
 
 mod endpoints;
+mod figures;
 mod ids;
 mod listeners;
 mod managing;
@@ -27,6 +28,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::endpoints::{Endpoints, Progress};
+pub(crate) use self::figures::Figures;
 use self::listeners::Listeners;
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;

@@ -90,6 +90,14 @@ impl Netlink {
         self.socket.drop_membership(group)
     }
 
+    /// Whether it has joined that group; of groups above 32 the kernel does not tell, which then passes for a yes.
+    pub(crate) fn is_in(&self, group: u32) -> io::Result<bool> {
+        let mut own = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut own)?;
+        let bit = group.checked_sub(1).and_then(|place| 1_u32.checked_shl(place));
+        Ok(bit.is_none_or(|bit| own.multicast_groups() & bit != 0))
+    }
+
     pub(crate) fn send(&self, datagram: &[u8]) -> Result<(), Errno> {
         match self.socket.send(datagram, 0) {
             Ok(_) => Ok(()),
@@ -102,6 +110,8 @@ impl Netlink {
         buffer.clear();
         buffer.reserve(DATAGRAM);
         match self.socket.recv_from(buffer, MSG_TRUNC) {
+            // The kernel sends nothing that is empty: this is no netlink socket any more.
+            Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok((length, _)) if length > buffer.len() => Ok(Received::Lost),
             Ok((_, from)) if from.port_number() != 0 => Ok(Received::Other),
             Ok(_) => Ok(Received::Datagram),

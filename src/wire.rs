@@ -10,7 +10,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{
-    NLA_HEADER_SIZE, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NlasIterator,
+    NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NlasIterator,
 };
 
 use crate::types::Errno;
@@ -137,6 +138,17 @@ impl fmt::Display for Refusal<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// The number of a question whose answer means nothing else; a request of the same number would be one out of
+/// four thousand million.
+pub const PROBE: u32 = u32::MAX;
+
+/// Encodes a message that every family acknowledges and that does nothing (net/netlink/af_netlink.c,
+/// `netlink_rcv_skb`).
+pub fn encode_probe(encoder: &mut Encoder) {
+    encoder.begin(NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, PROBE);
+    encoder.end();
 }
 
 /// Decodes the end of a request; `None` if the message is something else.

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
+use super::mend::Which;
 use super::sockets::Sockets;
 use super::take::{Taken, Taker, note_malformed};
-use super::{BUDGET, Daemon, failed};
+use super::{BUDGET, Daemon};
 use crate::command::SocketRequest;
 use crate::engine::{Answer, Input, Ticket};
-use crate::exit::Fatal;
 use crate::sys::{self, Netlink, Received};
 use crate::types::Errno;
 use crate::wire::{DecodeError, Message, Messages, diag};
@@ -29,6 +29,10 @@ impl Asked {
         self.0.iter().find(|(asked, _)| *asked == ticket).map(|(_, request)| *request)
     }
 
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub(super) fn forget(&mut self, ticket: Ticket) {
         self.0.retain(|(asked, _)| *asked != ticket);
     }
@@ -48,18 +52,19 @@ impl Sockets {
 
 impl Daemon {
     /// Says whether there is more to read.
-    pub(super) fn take_questions(&mut self, now: Instant) -> Result<bool, Fatal> {
-        let Self { sockets, buffer, engine, log, interrupted, asked, .. } = self;
-        let Some(socket) = &sockets.questions else { return Ok(false) };
+    pub(super) fn take_questions(&mut self, now: Instant) -> bool {
+        let Self { sockets, buffer, engine, log, interrupted, asked, health, .. } = self;
+        let Some(socket) = &sockets.questions else { return false };
         for _ in 0..BUDGET {
-            match socket.receive(buffer).map_err(failed("read the sock_diag socket"))? {
-                Received::Nothing => return Ok(false),
-                Received::Other => {}
-                Received::Lost => {
+            match socket.receive(buffer) {
+                Ok(Received::Nothing) => return false,
+                Ok(Received::Other) => {}
+                Ok(Received::Lost) => {
                     asked.0.clear();
                     engine.handle(Input::AnswersLost, now);
                 }
-                Received::Datagram => {
+                Ok(Received::Datagram) => {
+                    health.heard(Which::Questions);
                     let mut taker = Taker { engine, log, interrupted, now };
                     for message in Messages::new(buffer) {
                         let taken = message.and_then(|message| taker.socket(&message, asked));
@@ -67,12 +72,16 @@ impl Daemon {
                     }
                     // Nobody else sends here, so that there is no need to ask for more in vain.
                     if asked.0.is_empty() {
-                        return Ok(false);
+                        return false;
                     }
+                }
+                Err(error) => {
+                    self.broke(Which::Questions, &sys::errno(&error), now);
+                    return false;
                 }
             }
         }
-        Ok(true)
+        true
     }
 }
 

@@ -67,6 +67,13 @@ impl Daemon {
         self.listeners.take_back(handed.listeners);
     }
 
+    /// It is another socket now.
+    pub(super) fn keep_events_anew(&mut self) {
+        let Self { keeper, sockets, notifier, .. } = self;
+        keeper.keep_events(false, sockets.events.as_fd(), notifier);
+        self.keep_events();
+    }
+
     /// The socket of events is kept while connections are managed.
     pub(super) fn keep_events(&mut self) {
         let needed = self.engine.manages_connections();

@@ -96,6 +96,11 @@ impl Notifier {
         }
     }
 
+    /// Whether there is anybody to tell.
+    pub(super) fn has_manager(&self) -> bool {
+        self.manager.is_some()
+    }
+
     /// Whether something waits to be sent.
     pub(super) fn is_waiting(&self) -> bool {
         !self.unsent.is_empty()

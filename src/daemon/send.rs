@@ -6,9 +6,9 @@
 
 use std::time::Instant;
 
-use sd_notify::NotifyState;
 use slog::{debug, info};
 
+use super::mend::{self, Which};
 use super::{Daemon, Sent};
 use crate::command::{PmCommand, Request, SocketRequest};
 use crate::engine::{Failure, Input, Output, Ticket};
@@ -41,6 +41,14 @@ impl Channel {
             Request::Sockets(_) => Self::Questions,
         }
     }
+
+    fn socket(self) -> Which {
+        match self {
+            Self::Network => Which::Network,
+            Self::Answers => Which::Answers,
+            Self::Questions => Which::Questions,
+        }
+    }
 }
 
 impl Daemon {
@@ -70,7 +78,7 @@ impl Daemon {
                 Output::Uplinks => self.advice.look_soon(now),
                 Output::Ready => {
                     info!(self.log, "ready");
-                    self.notifier.tell(&[NotifyState::Ready]);
+                    self.status.ready(&mut self.notifier);
                     self.listeners.settled(now);
                 }
                 Output::Done => self.done = true,
@@ -103,6 +111,11 @@ impl Daemon {
     /// Sends what is encoded.
     fn flush(&mut self, now: Instant) {
         let Some(channel) = self.batch.to.take() else { return };
+        if self.mending.is_broken(channel.socket()) {
+            // What it was to find out is read again from the next socket.
+            self.encoder.clear();
+            return self.batch.requests.clear();
+        }
         let socket = match channel {
             Channel::Network => Ok(&self.sockets.network),
             Channel::Answers => Ok(&self.sockets.answers),
@@ -110,6 +123,12 @@ impl Daemon {
         };
         let sent = socket.and_then(|socket| socket.send(self.encoder.bytes()));
         self.encoder.clear();
+        if let Err(errno) = sent {
+            if mend::is_broken(errno) {
+                self.batch.requests.clear();
+                return self.broke(channel.socket(), &errno, now);
+            }
+        }
         let mut requests = std::mem::take(&mut self.batch.requests);
         for (ticket, asked) in requests.drain(..) {
             match (sent, asked) {

@@ -33,6 +33,8 @@ pub(crate) struct Sockets {
     pub(super) questions: Option<Netlink>,
     /// Number of `mptcp_pm`.
     pub(super) family: u16,
+    /// Number of the group of its events.
+    pub(super) group: u32,
     /// Held by the one daemon of the network namespace.
     pub(super) instance: UnixListener,
     /// What else an earlier run left.
@@ -49,24 +51,40 @@ impl Sockets {
     /// Events are joined with as little before as can be: the kernel refuses joins while nobody listens.
     pub(crate) fn open() -> Result<Self, Fatal> {
         let mut handed = Handed::take();
-        let generic = |queue| Netlink::open(NETLINK_GENERIC, queue).map_err(failed("open a generic netlink socket"));
-        let answers = generic(ANSWERS_QUEUE)?;
+        let answers = Self::open_answers().map_err(failed("open a generic netlink socket"))?;
         // A kernel without the family may have more to say.
         let family = resolve(&answers).or_else(|error| kernel::has_mptcp().and(Err(error)))?;
         let group = family.group.ok_or_else(|| unavailable("has no events (Linux 5.12 or later has them)"))?;
         let kept = handed.events.take();
         let events_kept = kept.is_some();
-        let events = kept.map_or_else(|| generic(EVENTS_QUEUE), Ok)?;
+        let events = kept.map_or_else(|| Netlink::open(NETLINK_GENERIC, EVENTS_QUEUE), Ok);
+        let events = events.map_err(failed("open a generic netlink socket"))?;
         // One that was handed over should have joined already.
         events.join(group).map_err(cannot_join)?;
         kernel::has_mptcp()?;
         let instance = kernel::only_instance()?;
-        let network = Netlink::open(NETLINK_ROUTE, NETWORK_QUEUE).map_err(failed("open a route netlink socket"))?;
-        for group in route::GROUPS {
-            network.join(group).map_err(failed("join the groups of links and addresses"))?;
-        }
+        let network = Self::open_network().map_err(failed("open a route netlink socket and join its groups"))?;
         let family = family.id;
-        Ok(Self { network, events, events_kept, answers, questions: None, family, instance, handed })
+        Ok(Self { network, events, events_kept, answers, questions: None, family, group, instance, handed })
+    }
+
+    /// A socket that hears of links and addresses.
+    pub(super) fn open_network() -> io::Result<Netlink> {
+        let network = Netlink::open(NETLINK_ROUTE, NETWORK_QUEUE)?;
+        route::GROUPS.iter().try_for_each(|group| network.join(*group))?;
+        Ok(network)
+    }
+
+    pub(super) fn open_answers() -> io::Result<Netlink> {
+        Netlink::open(NETLINK_GENERIC, ANSWERS_QUEUE)
+    }
+
+    /// Opens another socket of events in place of the one there is, with no moment in between without one.
+    pub(super) fn open_events(&mut self) -> io::Result<()> {
+        let events = Netlink::open(NETLINK_GENERIC, EVENTS_QUEUE)?;
+        events.join(self.group)?;
+        self.events = events;
+        Ok(())
     }
 }
 

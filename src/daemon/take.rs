@@ -84,6 +84,9 @@ impl Taker<'_> {
 
 /// Takes an event of `mptcp_pm`.
 pub(super) fn event(engine: &mut Engine, log: &Logger, message: &Message<'_>, now: Instant) -> Result<(), DecodeError> {
+    if message.sequence == wire::PROBE {
+        return Ok(());
+    }
     if let Some(event) = mptcp::decode_event(message.payload)? {
         match event.token() {
             Some(token) => debug!(log, "{}", event; "token" => %token),

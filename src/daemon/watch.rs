@@ -63,6 +63,13 @@ impl Watch {
         }
     }
 
+    /// The socket is of no use any more.
+    pub(super) fn lose(&mut self, socket: &Netlink, registry: &Registry) {
+        // It is closed soon anyway.
+        let _ = self.leave(socket, registry);
+        *self = Self::Off;
+    }
+
     /// When the socket is to be read although nothing tells so.
     pub(super) fn due(self) -> Option<Instant> {
         match self {

@@ -110,10 +110,7 @@ impl fmt::Display for Note {
             Self::Refused { command, errno, text, .. } => write!(f, "cannot {command}: {errno} ({text})"),
             Self::Unanswered => f.write_str("the kernel did not answer a request: looking at everything again"),
             Self::Overrun(times) => {
-                write!(
-                    f,
-                    "the kernel's messages came too fast and some were lost ({times}x): everything was read again"
-                )
+                write!(f, "some of the kernel's messages were lost ({times}x): everything was read again")
             }
             Self::LimitsSet(limits) => write!(f, "limits are now {limits}"),
             Self::Nonsense { address, why } => write!(f, "endpoint {address} cannot be made: {why}"),

@@ -251,6 +251,12 @@ impl Paths {
         }
     }
 
+    /// How many connections and subflows there are, but for what is left alone.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let managed = self.live.iter().filter(|(_, managed)| !managed.left_alone);
+        managed.fold((0, 0), |(count, flows), (_, managed)| (count + 1, flows + managed.connection.subflows.len()))
+    }
+
     /// Whether a connection is known.
     #[cfg(test)]
     pub(super) fn knows(&self, token: Token) -> bool {

@@ -321,6 +321,11 @@ impl Daemon {
         assert!(status.is_some_and(|status| status.success()), "after {signal:?}: {status:?}, not a clean end");
     }
 
+    /// Waits until it ends by itself.
+    pub(crate) fn ends(mut self) -> ExitStatus {
+        wait(&mut self.child, PATIENCE).expect("the daemon ends")
+    }
+
     /// Kills it, with no chance to do anything more.
     pub(crate) fn kill_dash_9(mut self) {
         self.child.kill().expect("the child is ours");

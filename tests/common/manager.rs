@@ -30,6 +30,11 @@ impl FdStore {
         names
     }
 
+    /// Whether it keeps this socket.
+    pub(crate) fn keeps(&self, socket: &OwnedFd) -> bool {
+        self.kept.lock().expect("no panic").iter().any(|(_, kept)| is_same(kept, socket))
+    }
+
     /// Closes everything.
     pub(crate) fn clear(&self) {
         self.kept.lock().expect("no panic").clear();

@@ -4,6 +4,7 @@
 pub(crate) mod announcer;
 pub(crate) mod crowd;
 pub(crate) mod daemon;
+pub(crate) mod descriptors;
 pub(crate) mod manager;
 pub(crate) mod net;
 pub(crate) mod process;

@@ -13,7 +13,7 @@ mod connections;
 mod dump;
 mod foreign;
 mod gap;
-
+mod health;
 mod links;
 mod listeners;
 mod reload;

@@ -1,0 +1,105 @@
+//! Datagrams are taken from the sockets and become inputs of the engine.
+
+use std::time::Instant;
+
+use slog::Drain;
+
+use super::mend::Which;
+use super::take::{self, Taken, Taker, note_malformed};
+use super::{BUDGET, Daemon};
+use crate::engine::Input;
+use crate::sys::{self, Received};
+use crate::wire::Messages;
+
+impl Daemon {
+    /// Says whether there is more to read.
+    pub(super) fn take_network(&mut self, now: Instant) -> bool {
+        let Self { sockets, buffer, engine, log, interrupted, health, .. } = self;
+        for _ in 0..BUDGET {
+            match sockets.network.receive(buffer) {
+                Ok(Received::Nothing) => {
+                    engine.handle(Input::NetworkDrained, now);
+                    return false;
+                }
+                Ok(Received::Other) => {}
+                Ok(Received::Lost) => engine.handle(Input::NetworkLost, now),
+                Ok(Received::Datagram) => {
+                    health.heard(Which::Network);
+                    let mut taker = Taker { engine, log, interrupted, now };
+                    for message in Messages::new(buffer) {
+                        let taken = message.and_then(|message| taker.network(&message, sockets.network.port()));
+                        note_malformed(log, "rtnetlink", taken);
+                    }
+                }
+                Err(error) => {
+                    self.broke(Which::Network, &sys::errno(&error), now);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    pub(super) fn take_answers(&mut self, now: Instant) -> bool {
+        let Self { sockets, buffer, engine, log, interrupted, unanswered, health, .. } = self;
+        for _ in 0..BUDGET {
+            match sockets.answers.receive(buffer) {
+                Ok(Received::Nothing) => return false,
+                Ok(Received::Other) => {}
+                Ok(Received::Lost) => {
+                    *unanswered = 0;
+                    engine.handle(Input::AnswersLost, now);
+                }
+                Ok(Received::Datagram) => {
+                    health.heard(Which::Answers);
+                    let mut taker = Taker { engine, log, interrupted, now };
+                    for message in Messages::new(buffer) {
+                        let taken = message.and_then(|message| taker.answer(&message));
+                        *unanswered = unanswered.saturating_sub(u32::from(taken == Ok(Taken::End)));
+                        note_malformed(log, "mptcp_pm", taken.map(|_| ()));
+                    }
+                    // Nobody else sends here, so that there is no need to ask for more in vain.
+                    if *unanswered == 0 {
+                        return false;
+                    }
+                }
+                Err(error) => {
+                    self.broke(Which::Answers, &sys::errno(&error), now);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    pub(super) fn take_events(&mut self, now: Instant) -> bool {
+        let Self { sockets, buffer, engine, log, watch, poll, health, .. } = self;
+        for read in 0..BUDGET {
+            let received = match sockets.events.receive(buffer) {
+                Ok(Received::Nothing) => {
+                    engine.handle(Input::EventsDrained, now);
+                    let hurry = engine.hurries() || log.is_debug_enabled();
+                    watch.drained(read > 0, hurry, &sockets.events, poll.registry()).map(|()| Received::Nothing)
+                }
+                other => other,
+            };
+            match received {
+                Ok(Received::Nothing) => return false,
+                Ok(Received::Other) => {}
+                Ok(Received::Lost) => engine.handle(Input::EventsLost, now),
+                Ok(Received::Datagram) => {
+                    health.heard(Which::Events);
+                    for message in Messages::new(buffer) {
+                        let taken = message.and_then(|message| take::event(engine, log, &message, now));
+                        note_malformed(log, "mptcp_pm event", taken);
+                    }
+                }
+                Err(error) => {
+                    self.broke(Which::Events, &sys::errno(&error), now);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
