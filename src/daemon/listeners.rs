@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, ipproto, socket_with, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, accept_with, ipproto, socket_with, sockopt};
 
 use slog::debug;
 
@@ -73,8 +73,9 @@ impl Listeners {
     fn close(&mut self, wanted: SocketAddr, registry: &Registry) -> Option<SocketAddr> {
         let place = self.open.iter().position(|listener| listener.wanted == wanted)?;
         let listener = self.open.swap_remove(place);
-        // It was registered, and is closed at once anyway, if not by the service manager.
+        // It was registered, and is closed at once anyway.
         let _ = registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
+        close(listener.socket);
         Some(listener.address)
     }
 
@@ -122,6 +123,12 @@ fn turn_away(socket: &OwnedFd, now: Instant) -> Option<Instant> {
     Some(now)
 }
 
+/// Ends listening, although the service manager may have a copy for some time yet.
+fn close(socket: OwnedFd) {
+    // It can fail only where nobody listens any more.
+    let _ = rustix::net::shutdown(&socket, Shutdown::Both);
+}
+
 fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -164,6 +171,7 @@ impl Daemon {
         }
         for listener in self.listeners.inherited.drain(..) {
             debug!(self.log, "nobody needs the listener of an earlier run"; "address" => %listener.address);
+            close(listener.socket);
             self.keeper.give_up_listener(listener.address, &mut self.notifier);
         }
     }
