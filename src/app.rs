@@ -152,10 +152,10 @@ fn set_up(loaded: Loaded) -> Result<Setup, config::ConfigError> {
         info!(log, "{}", notice);
     }
     let rules = rules(&config);
-    let Config { debug, on_stop, sysctl, paths, path_manager, .. } = config;
+    let Config { debug, on_stop, sysctl, queue, paths, path_manager, .. } = config;
     let path_manager = path_manager.name;
     let policy = Policy { rules, managers, connections, paths, debug };
-    Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, sysctl, path_manager, log })
+    Ok(Setup { policy, remove_on_stop: on_stop == OnStop::Remove, sysctl, queue, path_manager, log })
 }
 
 fn rules(config: &Config) -> Rules {

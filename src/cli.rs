@@ -58,6 +58,8 @@ pub(crate) struct Options {
     pub(crate) on_stop: Option<OnStop>,
     /// What is done about the sysctl that selects who manages new connections.
     pub(crate) sysctl: Option<Sysctl>,
+    /// How many messages of the kernel may wait.
+    pub(crate) queue: Option<u32>,
     /// Print what becomes of the interfaces that are there.
     pub(crate) list_interfaces: bool,
 }
@@ -97,6 +99,7 @@ enum Name {
     LoadPlugins,
     OnStop,
     Sysctl,
+    Queue,
     CheckConfig,
     ListInterfaces,
     ListPlugins,
@@ -155,6 +158,12 @@ pub(crate) const OPTIONS: &[Entry] = &[
         None,
         ("sysctl", Some("CHOICE")),
         "Set net.mptcp.path_manager if the path manager\nneeds it (the default), or only check it",
+    ),
+    entry(
+        Name::Queue,
+        None,
+        ("queue", Some("COUNT")),
+        "Room for so many messages of the kernel that\nwait to be read (50000)",
     ),
     entry(
         Name::CheckConfig,
@@ -276,6 +285,7 @@ impl Options {
             Name::Log => self.log = Some(names::log_destination(text(not_empty(value)?)?)?),
             Name::OnStop => self.on_stop = Some(names::on_stop(text(not_empty(value)?)?)?),
             Name::Sysctl => self.sysctl = Some(names::sysctl(text(not_empty(value)?)?)?),
+            Name::Queue => self.queue = Some(names::queue(text(not_empty(value)?)?)?),
             Name::PathManager => self.path_manager = Some(text(not_empty(value)?)?.to_owned()),
             Name::LoadPlugins => {
                 let names = names::items(text(not_empty(value)?)?)?;
@@ -397,6 +407,7 @@ mod tests {
             "x,y",
             "--on-stop=remove",
             "--sysctl=check",
+            "--queue=16",
         ]);
         let wanted = Options {
             debug: true,
@@ -409,6 +420,7 @@ mod tests {
             config: Some("/a".into()),
             on_stop: Some(OnStop::Remove),
             sysctl: Some(Sysctl::Check),
+            queue: Some(16),
             list_interfaces: false,
         };
         assert_eq!(given, wanted);

@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) on_stop: OnStop,
     /// What is done about the sysctl that selects who manages new connections.
     pub(crate) sysctl: Sysctl,
+    /// How many messages of the kernel may wait.
+    pub(crate) queue: u32,
     /// How many subflows there may be, and how those that fail are tried again.
     pub(crate) paths: PathPolicy,
     /// Rules about interfaces, in the order in which they are tried.
@@ -330,6 +332,7 @@ impl Reading<'_> {
             load_plugins,
             on_stop: self.core.on_stop.map_or(OnStop::Keep, |given| given.value),
             sysctl: self.core.sysctl.map_or(Sysctl::Set, |given| given.value),
+            queue: self.core.queue.map_or(names::DEFAULT_QUEUE, |given| given.value),
             paths: self.paths,
             interfaces: self.interfaces,
             settings: settings.collect(),

@@ -78,6 +78,8 @@ pub(crate) struct Setup {
     /// `on-stop = "remove"`.
     pub(crate) remove_on_stop: bool,
     pub(crate) sysctl: Sysctl,
+    /// How many messages of the kernel may wait.
+    pub(crate) queue: u32,
     /// The name of the path manager that was chosen.
     pub(crate) path_manager: &'static str,
     pub(crate) log: Logger,
@@ -163,6 +165,7 @@ impl Daemon {
         let mut store = Store::find(&setup.log);
         let saved = store.load();
         let now = Instant::now();
+        let sockets = Sockets { queue: setup.queue, ..sockets };
         let mut daemon = Self {
             poll: Poll::new().map_err(failed("make an epoll instance"))?,
             selection: Selection::new(saved.selected.clone()),
@@ -226,8 +229,12 @@ impl Daemon {
 
     /// Listens to what the configuration needs.
     fn listen_as_needed(&mut self) -> Result<(), Fatal> {
+        let queue = self.sockets.queue;
+        if !self.mending.is_broken(Which::Network) {
+            self.sockets.network.make_room(queue).map_err(failed("make room for messages"))?;
+        }
         if !self.mending.is_broken(Which::Events) {
-            let unread = self.watch.set(self.needs_events(), &self.sockets.events, self.poll.registry());
+            let unread = self.watch.set(self.needs_events(), queue, &self.sockets.events, self.poll.registry());
             self.readable.events |= unread.map_err(failed("watch mptcp_pm_events"))?;
         }
         self.keep_events();
@@ -409,6 +416,7 @@ impl Daemon {
                 self.store.log_to(&self.log);
                 self.remove_on_stop = setup.remove_on_stop;
                 self.sysctl = setup.sysctl;
+                self.sockets.queue = setup.queue;
                 self.path_manager = setup.path_manager;
                 self.engine.handle(Input::Configure(setup.policy), now);
                 self.select_path_manager();

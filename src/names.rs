@@ -111,6 +111,19 @@ pub(crate) fn sysctl(name: &str) -> Result<Sysctl, String> {
     one_of("choice", name, Sysctl::NAMES)
 }
 
+/// So many messages of the kernel that wait are possible: fewer would be lost all the time, and more take
+/// gigabytes.
+pub(crate) const QUEUE: std::ops::RangeInclusive<i64> = 16..=2_000_000;
+/// As many wait unless something else is asked for.
+pub(crate) const DEFAULT_QUEUE: u32 = 50_000;
+
+/// How many messages of the kernel may wait.
+pub(crate) fn queue(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| QUEUE.contains(number));
+    let number = number.and_then(|number| u32::try_from(number).ok());
+    number.ok_or_else(|| format!("{}: expected a number from {} to {}", quoted(text), QUEUE.start(), QUEUE.end()))
+}
+
 /// The family of addresses of that name.
 pub(crate) fn family(name: &str) -> Result<Family, String> {
     one_of("family", name, Family::NAMES)

@@ -69,6 +69,11 @@ impl Netlink {
         Ok(Self { socket, port: own.port_number() })
     }
 
+    /// Makes room for so many messages of the usual size that wait, or as many of them as is allowed.
+    pub(crate) fn make_room(&self, messages: u32) -> io::Result<()> {
+        self.set_queue(room(messages))
+    }
+
     /// Makes room for so many bytes of messages that wait, or as much of it as is allowed.
     pub(crate) fn set_queue(&self, bytes: usize) -> io::Result<()> {
         if sockopt::set_socket_recv_buffer_size_force(&self.socket, bytes).is_err() {
@@ -121,6 +126,12 @@ impl Netlink {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The kernel doubles what it is told (net/core/sock.c, `__sock_set_rcvbuf`), and a short message counts
+/// for some 830 bytes of it.
+pub(crate) fn room(messages: u32) -> usize {
+    usize::try_from(messages).unwrap_or(usize::MAX).saturating_mul(512)
 }
 
 impl AsFd for Netlink {

@@ -34,7 +34,7 @@ pub(crate) fn effective_toml(config: &Config) -> String {
     text
 }
 
-fn core(config: &Config) -> [(&'static str, String); 8] {
+fn core(config: &Config) -> [(&'static str, String); 9] {
     let flags = EndpointFlags::NAMES.iter().filter(|(_, flag)| config.addr_flags.contains(*flag));
     let notify = NotifyFlags::NAMES.iter().filter(|(_, flag)| config.notify_flags.contains(*flag));
     [
@@ -46,6 +46,7 @@ fn core(config: &Config) -> [(&'static str, String); 8] {
         ("load-plugins", array(config.load_plugins.iter().map(|plugin| plugin.name))),
         ("on-stop", quoted(config.on_stop)),
         ("sysctl", quoted(config.sysctl)),
+        ("queue", config.queue.to_string()),
     ]
 }
 

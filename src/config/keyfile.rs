@@ -86,11 +86,12 @@ fn assemble(
     Ok(KeyFile { core, notices })
 }
 
-/// Everything is a string there; `debug` is none in TOML.
+/// Everything is a string there; `debug` and `queue` are none in TOML.
 fn typed(key: &str, value: &str) -> Value {
     match (key, value) {
         ("debug", "true") => Value::Boolean(true),
         ("debug", "false") => Value::Boolean(false),
+        ("queue", number) if number.parse::<i64>().is_ok() => Value::Integer(number.parse().unwrap_or_default()),
         _ => Value::Text(value.to_owned()),
     }
 }

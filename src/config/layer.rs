@@ -11,8 +11,18 @@ use crate::settings::{Place, SettingsError, Text};
 use crate::types::{EndpointFlags, LogDestination, NotifyFlags, OnStop, Sysctl};
 
 /// Every key of `[core]`; each is a long option too.
-pub(super) const KEYS: &[&str] =
-    &["log", "debug", "addr-flags", "notify-flags", "plugin-dir", "path-manager", "load-plugins", "on-stop", "sysctl"];
+pub(super) const KEYS: &[&str] = &[
+    "log",
+    "debug",
+    "addr-flags",
+    "notify-flags",
+    "plugin-dir",
+    "path-manager",
+    "load-plugins",
+    "on-stop",
+    "sysctl",
+    "queue",
+];
 
 /// One layer; `None` leaves it to the layer below.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +37,7 @@ pub(super) struct Layer {
     pub(super) load_plugins: Option<Given<Vec<&'static Plugin>>>,
     pub(super) on_stop: Option<Given<OnStop>>,
     pub(super) sysctl: Option<Given<Sysctl>>,
+    pub(super) queue: Option<Given<u32>>,
 }
 
 /// A value and whoever gave it.
@@ -71,6 +82,7 @@ impl Layer {
             load_plugins: given(load),
             on_stop: given(options.on_stop),
             sysctl: given(options.sysctl),
+            queue: given(options.queue),
         })
     }
 
@@ -85,6 +97,7 @@ impl Layer {
         over(&mut self.load_plugins, upper.load_plugins);
         over(&mut self.on_stop, upper.on_stop);
         over(&mut self.sysctl, upper.sysctl);
+        over(&mut self.queue, upper.queue);
     }
 
     /// Sets what an entry of `[core]` says.
@@ -108,6 +121,7 @@ impl Layer {
             "load-plugins" => self.load_plugins = Some(Given { value: load_plugins(key, node, plugins)?, origin }),
             "on-stop" => self.on_stop = Some(Given { value: named(key, node, names::on_stop)?, origin }),
             "sysctl" => self.sysctl = Some(Given { value: named(key, node, names::sysctl)?, origin }),
+            "queue" => self.queue = Some(Given { value: queue(key, node)?, origin }),
             _ => return Err(entry.place.error(names::unknown("key of [core]", key, KEYS))),
         }
         Ok(())
@@ -153,6 +167,12 @@ pub(super) fn named<T>(key: &str, node: &Node, find: impl Fn(&str) -> Result<T, 
 
 pub(super) fn item<T>(key: &str, text: &Text, find: impl Fn(&str) -> Result<T, String>) -> Result<T, SettingsError> {
     find(text.trim()).map_err(|error| text.error(format!("{key}: {error}")))
+}
+
+fn queue(key: &str, node: &Node) -> Result<u32, SettingsError> {
+    let number = node.integer(key, names::QUEUE)?;
+    // The range is one of theirs.
+    Ok(u32::try_from(number).unwrap_or(names::DEFAULT_QUEUE))
 }
 
 fn path(key: &str, node: &Node) -> Result<PathBuf, SettingsError> {

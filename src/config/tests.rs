@@ -339,7 +339,7 @@ fn what_is_wrong_in_the_file_is_named_with_place_valid_choices_and_the_nearest()
         (
             "[core]\nadr-flags = ''",
             "2:1: unknown key of [core] \"adr-flags\" (did you mean \"addr-flags\"?), valid: log, debug, addr-flags, \
-             notify-flags, plugin-dir, path-manager, load-plugins, on-stop, sysctl",
+             notify-flags, plugin-dir, path-manager, load-plugins, on-stop, sysctl, queue",
         ),
         ("interface = 1", "1:13: interface: 1 is an integer, expected an array of tables: [[interface]]"),
         (

@@ -192,7 +192,7 @@ impl Daemon {
     fn open_again(&mut self, which: Which, now: Instant) -> io::Result<()> {
         let lost = match which {
             Which::Network => {
-                self.sockets.network = Sockets::open_network()?;
+                self.sockets.network = Sockets::open_network(self.sockets.queue)?;
                 // Joined again before anything is asked.
                 self.listens_to_routing = false;
                 self.register_one(&self.sockets.network, NETWORK)?;
@@ -208,7 +208,10 @@ impl Daemon {
             Which::Events => {
                 self.sockets.open_events()?;
                 let registry = self.poll.registry();
-                self.readable.events = self.watch.set(self.needs_events(), &self.sockets.events, registry)?;
+                self.readable.events = {
+                    let queue = self.sockets.queue;
+                    self.watch.set(self.needs_events(), queue, &self.sockets.events, registry)?
+                };
                 self.keep_events_anew();
                 Input::EventsLost
             }

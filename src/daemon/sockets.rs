@@ -7,15 +7,13 @@ use std::os::unix::net::UnixListener;
 use super::handed::Handed;
 use super::kernel;
 use crate::exit::{Code, Fatal};
+use crate::names::DEFAULT_QUEUE;
 use crate::sys::{self, Netlink, Received};
 use crate::types::Errno;
 use crate::wire::{self, Encoder, Messages, ctrl, mptcp, route};
 
 pub(super) const NETLINK_ROUTE: isize = 0;
 pub(super) const NETLINK_GENERIC: isize = 16;
-/// Bytes of messages that may wait while the daemon does not read; a short one takes about 800.
-const NETWORK_QUEUE: usize = 8 << 20;
-pub(super) const EVENTS_QUEUE: usize = 8 << 20;
 /// Answers come while the request is being sent, so few ever wait.
 const ANSWERS_QUEUE: usize = 256 << 10;
 
@@ -31,6 +29,8 @@ pub(crate) struct Sockets {
     pub(super) answers: Netlink,
     /// Questions about sockets and their answers, once there was one.
     pub(super) questions: Option<Netlink>,
+    /// Messages of each that may wait while the daemon does not read.
+    pub(super) queue: u32,
     /// Number of `mptcp_pm`.
     pub(super) family: u16,
     /// Number of the group of its events.
@@ -57,20 +57,21 @@ impl Sockets {
         let group = family.group.ok_or_else(|| unavailable("has no events (Linux 5.12 or later has them)"))?;
         let kept = handed.events.take();
         let events_kept = kept.is_some();
-        let events = kept.map_or_else(|| Netlink::open(NETLINK_GENERIC, EVENTS_QUEUE), Ok);
+        let queue = DEFAULT_QUEUE;
+        let events = kept.map_or_else(|| Netlink::open(NETLINK_GENERIC, sys::room(queue)), Ok);
         let events = events.map_err(failed("open a generic netlink socket"))?;
         // One that was handed over should have joined already.
         events.join(group).map_err(cannot_join)?;
         kernel::has_mptcp()?;
         let instance = kernel::only_instance()?;
-        let network = Self::open_network().map_err(failed("open a route netlink socket and join its groups"))?;
+        let network = Self::open_network(queue).map_err(failed("open a route netlink socket and join its groups"))?;
         let family = family.id;
-        Ok(Self { network, events, events_kept, answers, questions: None, family, group, instance, handed })
+        Ok(Self { network, events, events_kept, answers, questions: None, queue, family, group, instance, handed })
     }
 
     /// A socket that hears of links and addresses.
-    pub(super) fn open_network() -> io::Result<Netlink> {
-        let network = Netlink::open(NETLINK_ROUTE, NETWORK_QUEUE)?;
+    pub(super) fn open_network(queue: u32) -> io::Result<Netlink> {
+        let network = Netlink::open(NETLINK_ROUTE, sys::room(queue))?;
         route::GROUPS.iter().try_for_each(|group| network.join(*group))?;
         Ok(network)
     }
@@ -81,7 +82,7 @@ impl Sockets {
 
     /// Opens another socket of events in place of the one there is, with no moment in between without one.
     pub(super) fn open_events(&mut self) -> io::Result<()> {
-        let events = Netlink::open(NETLINK_GENERIC, EVENTS_QUEUE)?;
+        let events = Netlink::open(NETLINK_GENERIC, sys::room(self.queue))?;
         events.join(self.group)?;
         self.events = events;
         Ok(())

@@ -9,7 +9,6 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use super::EVENTS;
-use super::sockets::EVENTS_QUEUE;
 use crate::sys::Netlink;
 
 /// How long events wait while nothing follows from them: each wake-up costs more than reading ten.
@@ -29,11 +28,11 @@ pub(super) enum Watch {
 }
 
 impl Watch {
-    /// Begins or ends watching; whether there may be something to read.
-    pub(super) fn set(&mut self, needed: bool, socket: &Netlink, registry: &Registry) -> io::Result<bool> {
+    /// Begins or ends watching, with room for so many events; whether there may be something to read.
+    pub(super) fn set(&mut self, needed: bool, queue: u32, socket: &Netlink, registry: &Registry) -> io::Result<bool> {
         match (*self, needed) {
             (Self::Off, true) => {
-                socket.set_queue(EVENTS_QUEUE)?;
+                socket.make_room(queue)?;
                 self.wake(socket, registry)?;
                 Ok(true)
             }
@@ -45,7 +44,7 @@ impl Watch {
             }
             // It was opened with room for what comes before the configuration is read.
             (Self::Off, false) => socket.set_queue(UNREAD_QUEUE).map(|()| false),
-            (Self::On | Self::Resting(_), true) => Ok(false),
+            (Self::On | Self::Resting(_), true) => socket.make_room(queue).map(|()| false),
         }
     }
 

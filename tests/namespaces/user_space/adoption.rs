@@ -141,3 +141,33 @@ fn a_path_manager_that_is_configured_later_manages_the_connections_that_are_ther
         assert_eq!(paths(&net, 5000), [client_v4(0); 3]);
     });
 }
+
+#[test]
+fn when_events_are_lost_everything_is_read_again_with_one_warning() {
+    sandboxed(|| {
+        let net = net_v4(2);
+        let mut daemon = manager(&net, "fullmesh").start(&["--queue=16"]);
+        let mut before = Crowd::gather(&net, service(SERVICE_V4), 5);
+        let mut leaving = Crowd::gather(&net, (SERVICE_V4, 5001).into(), 5);
+        daemon.eventually("ten have two", || paths(&net, 5001).len() + paths(&net, 5000).len() == 20);
+        daemon.suspend();
+        leaving.leave();
+        let _lost = Crowd::gather(&net, (SERVICE_V4, 5002).into(), 100);
+        add_link(&net, 2);
+        net.client.ip("link set c1 down");
+        net.client.kill("sport = :5000 or dport = :5000 and src 10.0.1.1");
+        daemon.resume();
+        let wanted = [client_v4(0), client_v4(2)];
+        daemon.eventually("those of before have a path by each link", || {
+            let mut found = paths(&net, 5000);
+            found.dedup();
+            paths(&net, 5000).len() == 10 && found == wanted
+        });
+        let _after = Crowd::gather(&net, (SERVICE_V4, 5003).into(), 1);
+        daemon.eventually("a new one has both", || paths(&net, 5003) == wanted);
+        before.talk();
+        let remarks = daemon.remarks();
+        let lost = remarks.iter().filter(|line| line.contains("some were lost")).count();
+        assert_eq!((lost, remarks.len()), (1, 1), "{remarks:?}");
+    });
+}
