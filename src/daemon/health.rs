@@ -98,16 +98,21 @@ impl Health {
         (self.asked, self.silent, self.next) = (Some(now), which, now + self.period);
     }
 
-    /// Those that did not answer in time. When all did, that is said to the watchdog.
-    fn check(&mut self, now: Instant) -> u8 {
+    /// Those that did not answer in time, but for what is `unread` at present. When all did, that is said to the
+    /// watchdog.
+    fn check(&mut self, unread: u8, now: Instant) -> u8 {
         let Some(asked) = self.asked else { return 0 };
+        let overdue = self.silent & !unread;
         if self.silent == 0 {
             (self.asked, self.sound) = (None, self.watchdog);
-        } else if asked + self.patience() <= now {
-            self.asked = None;
-            return std::mem::take(&mut self.silent);
+        } else if asked + self.patience() > now {
+            return 0;
+        } else if overdue == 0 {
+            self.asked = Some(now);
+        } else {
+            (self.asked, self.silent) = (None, 0);
         }
-        0
+        overdue
     }
 }
 
@@ -119,7 +124,8 @@ impl Daemon {
         if self.mending.due().is_some() {
             return;
         }
-        let silent = self.health.check(now);
+        let unread = if self.engine.holds_events() { Which::Events.bit() } else { 0 };
+        let silent = self.health.check(unread, now);
         for which in Which::ALL.into_iter().filter(|which| silent & which.bit() != 0) {
             self.broke(which, &"it does not answer", now);
         }
@@ -227,10 +233,10 @@ mod tests {
         let mut health = Health::fed(Some(MINUTE), now);
         health.ask(all(), now);
         for which in Which::ALL {
-            assert_eq!((health.check(now), health.sound), (0, false));
+            assert_eq!((health.check(0, now), health.sound), (0, false));
             health.heard(which);
         }
-        assert_eq!((health.check(now), health.sound), (0, true));
+        assert_eq!((health.check(0, now), health.sound), (0, true));
         assert!(!health.take_news());
         health.heard(Which::Events);
         assert!(health.take_news() && !health.take_news());
@@ -243,11 +249,28 @@ mod tests {
         health.ask(all(), now);
         health.heard(Which::Network);
         health.heard(Which::Answers);
-        assert_eq!(health.check(now + PATIENCE - Duration::from_millis(1)), 0);
+        assert_eq!(health.check(0, now + PATIENCE - Duration::from_millis(1)), 0);
         assert_eq!(health.due(), Some(now + PATIENCE));
         let silent = Which::Events.bit() | Which::Questions.bit();
-        assert_eq!((health.check(now + PATIENCE), health.sound), (silent, false));
-        assert_eq!((health.check(now + MINUTE), health.sound), (0, false));
+        assert_eq!((health.check(0, now + PATIENCE), health.sound), (silent, false));
+        assert_eq!((health.check(0, now + MINUTE), health.sound), (0, false));
+    }
+
+    #[test]
+    fn what_is_not_read_at_present_is_waited_for_and_hides_no_other() {
+        let now = Instant::now();
+        let mut health = Health::fed(Some(MINUTE), now);
+        let events = Which::Events.bit();
+        health.ask(events, now);
+        assert_eq!((health.check(events, now + PATIENCE), health.sound), (0, false));
+        assert_eq!(health.due(), Some(now + 2 * PATIENCE));
+        health.heard(Which::Events);
+        assert_eq!((health.check(0, now + PATIENCE), health.sound), (0, true));
+        health.ask(all(), now);
+        health.heard(Which::Network);
+        health.heard(Which::Answers);
+        assert_eq!(health.check(events, now + PATIENCE), Which::Questions.bit());
+        assert_eq!(health.asked, None);
     }
 
     #[test]
@@ -256,7 +279,7 @@ mod tests {
         let mut health = Health::fed(Some(MINUTE), now);
         health.ask(all(), now);
         health.begin_again(now);
-        assert_eq!((health.check(now + MINUTE), health.sound), (0, false));
+        assert_eq!((health.check(0, now + MINUTE), health.sound), (0, false));
         assert!(health.is_time(now));
     }
 
@@ -279,7 +302,7 @@ mod tests {
         let start = Instant::now();
         let mut health = Health::fed(Some(MINUTE), start);
         health.ask(0, start);
-        health.check(start);
+        health.check(0, start);
         assert_eq!(health.due(), Some(start + MINUTE / 2));
         assert!(!health.is_time(start + MINUTE / 5));
         assert!(health.is_time(start + MINUTE / 4));
@@ -293,7 +316,7 @@ mod tests {
         let mut health = Health::fed(None, now);
         health.ask(all(), now);
         Which::ALL.into_iter().for_each(|which| health.heard(which));
-        assert_eq!((health.check(now), health.sound), (0, false));
+        assert_eq!((health.check(0, now), health.sound), (0, false));
         assert_eq!(health.due(), Some(now + PERIOD));
         assert_eq!(Health::fed(Some(Duration::from_micros(1)), now).period, SHORTEST);
     }
