@@ -187,7 +187,10 @@ const MOST: usize = 255;
 
 fn decode_change(line: &str, state: &mut SavedState) -> Option<()> {
     match line.split_once(' ')? {
-        ("own", rest) => state.change(decode_own(&mut rest.split(' '))?),
+        ("own", rest) => {
+            state.change(decode_own(&mut rest.split(' '))?);
+            return (state.own.len() <= MOST).then_some(());
+        }
         ("gone", id) => {
             let id = AddressId(id.parse().ok()?);
             state.own.retain(|own| own.id != id);
@@ -368,5 +371,16 @@ mod tests {
         let line = "id 10.0.0.1 1\n".repeat(300);
         let text = encode(&scope(), &SavedState::default()).replace(END, &format!("{line}{END}"));
         assert!(decode(&scope(), &text).is_err());
+    }
+
+    #[test]
+    fn a_file_of_endless_changes_is_refused() {
+        let mut text = encode(&scope(), &SavedState::default()).replace(END, "");
+        text.truncate(text.trim_end().len());
+        text.push_str(&"\nown 10.0.0.1 0 2 0".repeat(255));
+        text.push_str("\nend\n");
+        assert_eq!(decode(&scope(), &text).map(|state| state.own.len()), Ok(255));
+        text.push_str("own 10.0.0.2 1 2 0\n");
+        assert_eq!(decode(&scope(), &text), Err(StateError::Line(259)));
     }
 }
