@@ -35,6 +35,8 @@ pub(crate) const DEFAULT_FILE: &str = concat!(env!("MPTCPD_SYSCONFDIR"), "/mptcp
 pub(crate) const DEFAULT_PLUGIN_DIR: &str = concat!(env!("MPTCPD_SYSCONFDIR"), "/mptcpd/plugins");
 /// Directory of drop-ins, beside the file.
 const DROP_INS: &str = "mptcpd.conf.d";
+/// Settings of one path manager in all files at most, so that they are soon put together.
+const MOST_SETTINGS: usize = 1000;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug)]
@@ -266,9 +268,11 @@ impl Reading<'_> {
                 return Err(manager.node.wrong_type(&format!("pm.{}", plugin.name), "expected a table").into());
             };
             let merged = self.tables.entry(plugin.name.to_owned()).or_default();
+            check_number(plugin.name, table)?;
             for entry in table.entries() {
                 merged.put(entry.clone());
             }
+            check_number(plugin.name, merged)?;
         }
         Ok(())
     }
@@ -302,6 +306,7 @@ impl Reading<'_> {
     fn take_in(&mut self, contents: plugin_dir::Contents) -> Result<(), ConfigError> {
         for (name, source, table) in contents.tables {
             let merged = self.tables.entry(name.to_owned()).or_default();
+            check_number(name, &table)?;
             for entry in table.entries() {
                 if let Some(other) = merged.find(&entry.key) {
                     let key = tree::key(&entry.key);
@@ -350,6 +355,13 @@ impl Reading<'_> {
 
 const fn default_notify_flags() -> NotifyFlags {
     NotifyFlags::EXISTING.union(NotifyFlags::SKIP_LINK_LOCAL).union(NotifyFlags::SKIP_LOOPBACK)
+}
+
+fn check_number(name: &str, settings: &Table) -> Result<(), SettingsError> {
+    match settings.entries().get(MOST_SETTINGS) {
+        Some(entry) => Err(entry.place.error(format!("pm.{name}: more than {MOST_SETTINGS} settings"))),
+        None => Ok(()),
+    }
 }
 
 fn unknown_at_top(key: &str) -> String {

@@ -8,6 +8,10 @@ use crate::types::{EndpointFlags, Family, LogDestination, NotifyFlags, OnStop, S
 
 /// Characters of a user's text that a message repeats at most.
 const SHOWN: usize = 60;
+/// Bytes of a path at most (`PATH_MAX`): what is longer names nothing.
+const LONGEST_PATH: usize = 4096;
+/// Notices of one kind about one file at most: more help nobody, and each searches the file for its line.
+const NOTICES: usize = 20;
 
 /// A user's text for a message: quoted, on one line, cut when long.
 pub(crate) fn quoted(text: &str) -> String {
@@ -20,9 +24,20 @@ pub(crate) fn quoted(text: &str) -> String {
 /// A path for a message: as it is, or quoted if it would not stay on one line.
 pub(crate) fn shown(path: &Path) -> String {
     match path.to_str() {
+        Some(text) if text.len() > LONGEST_PATH => quoted(text),
         Some(text) if !text.is_empty() && !text.chars().any(char::is_control) => text.to_owned(),
         _ => format!("{path:?}"),
     }
+}
+
+/// A notice about each of the first items, and one that counts the others.
+pub(crate) fn notices<T>(path: &Path, items: &[T], notice: impl FnMut(&T) -> String) -> Vec<String> {
+    let mut notices: Vec<String> = items.iter().take(NOTICES).map(notice).collect();
+    match items.len().saturating_sub(NOTICES) {
+        0 => {}
+        more => notices.push(format!("{}: {more} more of these; ignored", shown(path))),
+    }
+    notices
 }
 
 /// `unknown KIND "GIVEN"`, with the name probably meant and those that are valid.
@@ -36,6 +51,11 @@ pub(crate) fn unknown(kind: impl fmt::Display, given: &str, valid: &[&str]) -> S
 
 /// The valid name with the fewest changes from `given`, if they are few enough to be a slip.
 pub(crate) fn nearest<'a>(given: &str, valid: &[&'a str]) -> Option<&'a str> {
+    let longest = valid.iter().map(|name| name.len()).max()?;
+    if given.len() > 8 * longest {
+        // A character takes 4 bytes at most, so it is more than twice as long: most of it would be slips.
+        return None;
+    }
     let given = given.to_lowercase();
     let slips = |name: &str| distance(&given, name);
     let best = valid.iter().min_by_key(|name| slips(name))?;
@@ -158,6 +178,7 @@ mod tests {
     fn nothing_is_suggested_for_what_resembles_nothing() {
         assert_eq!(nearest("zzzz", &["stderr", "null"]), None);
         assert_eq!(nearest(&"stderr".repeat(10_000), &["stderr"]), None);
+        assert_eq!(nearest("\u{10ffff}stderr", &["stderr"]), Some("stderr"));
         assert_eq!(nearest("x", &[]), None);
         assert_eq!(nearest("STDERR", &["stderr", "null"]), Some("stderr"));
     }
@@ -185,6 +206,8 @@ mod tests {
         assert_eq!(quoted(&"é".repeat(100)).chars().count(), 60 + 2 + 3);
         assert_eq!(shown(Path::new("/a\nb")), "\"/a\\nb\"");
         assert_eq!(shown(Path::new("/a b")), "/a b");
+        assert_eq!(shown(Path::new(&"a".repeat(4096))).len(), 4096);
+        assert!(shown(Path::new(&"a".repeat(4097))).len() < 100);
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn assemble(
     plugins: &[&'static Plugin],
 ) -> Result<KeyFile, ConfigError> {
     let mut core = Table::default();
-    let mut notices = Vec::new();
+    let mut unknown = Vec::new();
     let mut header = false;
     for (start, line) in lines {
         match line {
@@ -74,7 +74,7 @@ fn assemble(
                         .into());
                 }
                 if !KEYS.contains(key) {
-                    notices.push(format!("{place}: {}; ignored", names::unknown("key of [core]", key, KEYS)));
+                    unknown.push((place, *key));
                     continue;
                 }
                 let node = Node { value: typed(key, value), place: Place::new(source, start + value_at) };
@@ -82,7 +82,10 @@ fn assemble(
             }
         }
     }
-    notices.insert(0, rewrite(source, &core, plugins));
+    let mut notices = vec![rewrite(source, &core, plugins)];
+    notices.extend(names::notices(&source.path, &unknown, |(place, key)| {
+        format!("{place}: {}; ignored", names::unknown("key of [core]", key, KEYS))
+    }));
     Ok(KeyFile { core, notices })
 }
 

@@ -136,11 +136,13 @@ impl Layer {
     ) -> Result<Vec<String>, SettingsError> {
         let Entry { key, node, .. } = entry;
         let texts = node.texts(key)?;
-        let known: Vec<_> = texts.iter().filter_map(|text| find(plugins, text.trim()).ok()).collect();
-        let unknown = texts.iter().filter(|text| find(plugins, text.trim()).is_err());
-        let notices =
-            unknown.map(|text| text.error(format!("{key}: {:?} is not compiled in; ignored", text.trim())).to_string());
-        let notices = notices.collect();
+        let find = |text: &Text| plugins.iter().find(|plugin| plugin.name == text.trim()).copied();
+        let known: Vec<_> = texts.iter().filter_map(find).collect();
+        let unknown: Vec<_> = texts.iter().filter(|text| find(text).is_none()).collect();
+        let notices = names::notices(entry.place.file(), &unknown, |text| {
+            let name = names::quoted(text.trim());
+            text.error(format!("{key}: {name} is not compiled in; ignored")).to_string()
+        });
         if texts.is_empty() {
             return Err(node.error(format!("{key}: the list is empty")));
         }

@@ -280,6 +280,20 @@ fn there_may_be_many_rules_but_not_any_number() {
 }
 
 #[test]
+fn a_path_manager_may_have_many_settings_but_not_any_number() {
+    let settings = |from: usize, to| (from..to).map(|number| format!("k{number} = 1\n")).collect::<String>();
+    let host = Host::with(format!("[pm.alpha]\n{}", settings(0, 1000)));
+    let unknown = "@/mptcpd.conf:2:1: unknown key of [pm.alpha] \"k0\", valid: word, words, number, switch, ports";
+    assert_eq!(host.error(&[]), (78, unknown.to_owned()));
+    host.write("mptcpd.conf.d/a.toml", "[pm.alpha]\nk1000 = 1\n");
+    let error = "@/mptcpd.conf.d/a.toml:2:1: pm.alpha: more than 1000 settings".to_owned();
+    assert_eq!(host.error(&[]), (78, error));
+    let host = Host::new();
+    host.write("plugins/alpha.toml", settings(0, 1001));
+    assert_eq!(host.error(&[]), (78, "@/plugins/alpha.toml:1001:1: pm.alpha: more than 1000 settings".to_owned()));
+}
+
+#[test]
 fn how_silent_paths_are_looked_for_is_told_in_times_with_units_or_not_at_all() {
     let millis = std::time::Duration::from_millis;
     let host = Host::with("[liveness]\nblackhole = \"2s\"\npoll = \"50 ms\"\nreturn-delay = \"1500ms\"\n");
@@ -611,6 +625,16 @@ fn a_plugin_directory_that_a_key_file_names_need_not_exist() {
     host.write("mptcpd.conf", DEBIAN.replace("@DIR@", "/dev/null"));
     assert_eq!(host.notices(&[]).len(), 2);
     assert_eq!(host.error(&["--plugin-dir=/nonexistent/mptcpd"]).0, 64);
+}
+
+#[test]
+fn of_much_that_is_unknown_in_a_key_file_the_first_is_told_and_the_rest_counted() {
+    let host = Host::with(format!("[core]\nload-plugins={}\n{}", "x,".repeat(30), "y=1\n".repeat(21)));
+    let notices = host.notices(&[]);
+    assert_eq!(notices.len(), 1 + 21 + 21, "{notices:?}");
+    assert_eq!(notices.iter().filter(|notice| notice.contains("\"x\" is not compiled in; ignored")).count(), 20);
+    assert!(notices.contains(&"@/mptcpd.conf: 10 more of these; ignored".to_owned()));
+    assert!(notices.contains(&"@/mptcpd.conf: 1 more of these; ignored".to_owned()));
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::Chars;
 
+use crate::names;
+
 /// A pattern, taken apart once.
 #[derive(Debug)]
 pub(crate) struct Glob {
@@ -32,7 +34,8 @@ impl Glob {
             pieces.push(match c {
                 '*' => Piece::Any,
                 '?' => Piece::One,
-                '[' => class(&mut rest).ok_or_else(|| format!("the class in {text:?} has no closing bracket"))?,
+                '[' => class(&mut rest)
+                    .ok_or_else(|| format!("the class in {} has no closing bracket", names::quoted(text)))?,
                 c => Piece::Char(c),
             });
         }
