@@ -16,6 +16,9 @@ pub mod diag;
 mod engine;
 pub mod event;
 mod exit;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 pub mod kit;
 mod listing;

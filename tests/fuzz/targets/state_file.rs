@@ -1,0 +1,20 @@
+//! The state file: arbitrary text, which after an even first byte stands below the title and scope of a file
+//! that is the daemon's own, and after an odd one is everything.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use mptcpd::fuzzing;
+use mptcpd_fuzz::within;
+
+static HEAD: LazyLock<String> = LazyLock::new(fuzzing::state_file_head);
+
+fuzz_target!(|data: &[u8]| {
+    let Some((mode, rest)) = data.split_first() else { return };
+    let Ok(rest) = std::str::from_utf8(rest) else { return };
+    let head = if mode % 2 == 0 { HEAD.as_str() } else { "" };
+    let text = [head, rest].concat();
+    within(10_000 + 20 * text.len(), || fuzzing::state_file(&text));
+});
