@@ -78,6 +78,7 @@ fn given(options: &Options) -> Vec<OsString> {
         ("--config=", options.config.clone().map(PathBuf::into_os_string)),
         ("--on-stop=", options.on_stop.map(|value| text(&value))),
         ("--sysctl=", options.sysctl.map(|value| text(&value))),
+        ("--queue=", options.queue.map(|value| text(&value))),
     ];
     let with_values = with_values.into_iter().filter_map(|(option, value)| {
         let mut argument = OsString::from(option);
@@ -122,7 +123,7 @@ fn load(file: &Path, plugin_dir: Option<&Path>) -> Result<Loaded, String> {
 fn meaning(config: &Config) -> String {
     let loaded: Vec<&str> = config.load_plugins.iter().map(|plugin| plugin.name).collect();
     let mut text = format!(
-        "{} {} {} {} {:?} {} {loaded:?} {} {} {:?}\n",
+        "{} {} {} {} {:?} {} {loaded:?} {} {} {} {:?}\n",
         config.log,
         config.debug,
         config.addr_flags,
@@ -131,6 +132,7 @@ fn meaning(config: &Config) -> String {
         config.path_manager.name,
         config.on_stop,
         config.sysctl,
+        config.queue,
         config.paths,
     );
     for rule in config.rules() {

@@ -11,7 +11,7 @@ const PAGES: [&str; 2] = [include_str!("../../../man/mptcpd.8.in"), include_str!
 /// A zero parts arguments.
 const COMMAND_LINES: [&str; 9] = [
     "-dlnull\0-c\0/a\0--addr-flags=subflow, signal,\0--notify-flags\0check_route\0--plugin-dir=/b",
-    "--path-manager=x\0--load-plugins\0x,y\0--on-stop=remove\0--sysctl=check",
+    "--path-manager=x\0--load-plugins\0x,y\0--on-stop=remove\0--sysctl=check\0--queue=16",
     "--check-config\0--list-interfaces\0--config\0/etc/mptcpd/mptcpd.conf",
     "--list-plugins",
     "--log=journal\0--help",
@@ -31,7 +31,7 @@ const STATES: [&str; 3] = [
 
 const CONFIGURATIONS: [&[u8]; 4] = [
     b"[core]\nlog=journal\ndebug=true\naddr-flags=subflow,backup\nplugin-dir=/usr/lib/mptcpd\n\
-      path-manager=addr_adv\nload-plugins=addr_adv,other\n# a\nnew=1\n",
+      path-manager=addr_adv\nqueue=1000\nload-plugins=addr_adv,other\n# a\nnew=1\n",
     b"[core]\npath-manager = 'handover'\n\xff1[liveness]\nblackhole = false\n\xffhwarm = true\nreturn-after = '0ms'\n",
     b"core = { load-plugins = 'sspi, ndiffports' }\n\xff0[paths]\nmax-subflows = 3\n\xffnsubflows = 3\n",
     b"[[interface]]\nmatch = 'a[!b-]?*'\nkind = ['veth', 'physical']\nfamily = 'ipv6'\nuse = 'apart'\n\
