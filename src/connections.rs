@@ -33,8 +33,49 @@ pub(crate) struct Connection {
     pub(crate) remotes: Vec<(AddressId, SocketAddr)>,
     /// The ids of this host's addresses besides the initial one.
     pub(crate) own: SmallVec<[OwnAddress; 1]>,
-    /// Ids that the peer was told to forget, the latest last.
-    left: Vec<AddressId>,
+    /// Ids that the peer was told to forget.
+    left: Left,
+}
+
+/// The latest of some ids, the very latest last; without a heap, as there may be tens of thousands of these.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    ids: [AddressId; MOST_LEFT],
+    count: u8,
+}
+
+impl Left {
+    const NONE: Self = Self { ids: [AddressId(0); MOST_LEFT], count: 0 };
+
+    fn ids(&self) -> &[AddressId] {
+        self.ids.get(..usize::from(self.count)).unwrap_or(&self.ids)
+    }
+
+    fn contains(&self, id: AddressId) -> bool {
+        self.ids().contains(&id)
+    }
+
+    /// Takes it for one that is not left, if it was.
+    fn remove(&mut self, id: AddressId) {
+        while let Some(place) = self.ids().iter().position(|left| *left == id) {
+            self.count -= 1;
+            if let Some(later) = self.ids.get_mut(place..) {
+                later.rotate_left(1);
+            }
+        }
+    }
+
+    /// Adds it, in place of the oldest if there is no room.
+    fn push(&mut self, id: AddressId) {
+        if usize::from(self.count) >= MOST_LEFT {
+            self.ids.rotate_left(1);
+            self.count -= 1;
+        }
+        if let Some(place) = self.ids.get_mut(usize::from(self.count)) {
+            *place = id;
+            self.count += 1;
+        }
+    }
 }
 
 /// A subflow, initial or joined.
@@ -155,7 +196,7 @@ impl Connection {
             subflows: SmallVec::new(),
             remotes: Vec::new(),
             own: SmallVec::new(),
-            left: Vec::new(),
+            left: Left::NONE,
         }
     }
 
@@ -274,7 +315,7 @@ impl Connection {
         self.own.retain(|own| !contradicts(own, address, id));
         if id == AddressId(0) {
             // It keeps that of the initial address, though the peer was told to forget it.
-            self.left.retain(|left| *left != id);
+            self.left.remove(id);
             return;
         }
         if !self.own.iter().any(|own| own.address == address && own.id == id) {
@@ -323,23 +364,20 @@ impl Connection {
     /// what has that id. So its address gets another if it comes back.
     pub(crate) fn leave_id(&mut self, id: AddressId) {
         self.own.retain(|own| own.id != id);
-        if self.left.len() >= MOST_LEFT {
-            self.left.remove(0);
-        }
         self.left.push(id);
     }
 
     /// The id that the address has; 0 is that of the initial one.
     pub(crate) fn id_of(&self, address: IpAddr, port: u16) -> Option<AddressId> {
         let own = self.own.iter().find(|own| own.address == address && own.port == port).map(|own| own.id);
-        let is_initial = port == 0 && address == self.initial_address() && !self.left.contains(&AddressId(0));
+        let is_initial = port == 0 && address == self.initial_address() && !self.left.contains(AddressId(0));
         own.or_else(|| is_initial.then_some(AddressId(0)))
     }
 
     /// Whether the kernel or the peer may know another address by that id.
     pub(crate) fn is_taken(&self, id: AddressId) -> bool {
         let in_use = self.own.iter().any(|own| own.id == id) || self.subflows.iter().any(|flow| flow.local_id == id);
-        in_use || self.left.contains(&id)
+        in_use || self.left.contains(id)
     }
 }
 
@@ -552,6 +590,19 @@ mod tests {
         }
         assert!(known.own.len() <= MOST_OWN + 1, "{}", known.own.len());
         assert!(known.is_taken(AddressId(200)) && known.is_taken(AddressId(1)));
+    }
+
+    #[test]
+    fn of_the_ids_that_were_left_the_latest_are_kept_and_one_that_is_used_again_is_none() {
+        let mut left = Left::NONE;
+        (1..=20).for_each(|id| left.push(AddressId(id)));
+        assert_eq!(left.ids(), (5..=20).map(AddressId).collect::<Vec<_>>());
+        left.push(AddressId(7));
+        left.remove(AddressId(7));
+        left.remove(AddressId(99));
+        assert_eq!(left.ids(), [6].into_iter().chain(8..=20).map(AddressId).collect::<Vec<_>>());
+        left.push(AddressId(0));
+        assert!(left.contains(AddressId(0)) && !left.contains(AddressId(5)));
     }
 
     #[test]

@@ -293,7 +293,7 @@ impl Engine {
 
     /// The next output.
     pub(crate) fn next_output(&mut self) -> Option<Output> {
-        self.outbox.queue.pop_front()
+        self.outbox.next()
     }
 
     /// When [`advance`](Self::advance) must be called at the latest; `None` if only answers are waited

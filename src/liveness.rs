@@ -67,6 +67,9 @@ pub(crate) struct Look {
     pub(crate) asks_for_gap: bool,
 }
 
+/// As many connections are watched at a time. More could not be looked at as often as is of use; what fails
+/// fails for many.
+const MOST_WATCHED: usize = 256;
 /// Another subflow that was silent for at most so long works.
 const RECENTLY: Duration = Duration::from_millis(50);
 /// A connection on which nothing moved for so long between two looks is not looked at any more.
@@ -91,7 +94,7 @@ const GAP_PROVED: u64 = 64 << 10;
 /// Every connection that is looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Liveness {
-    watched: TokenMap<Watched>,
+    watched: TokenMap<Box<Watched>>,
     /// When connections are to be looked at; an entry counts if the connection says the same.
     queue: BinaryHeap<Reverse<(Instant, Token)>>,
     /// When the looks so far will be paid for.
@@ -166,7 +169,10 @@ impl Liveness {
             rate: 0,
         };
         let known = self.watched.contains_key(&token);
-        let watched = self.watched.entry(token).or_insert_with(fresh);
+        if !known && self.is_full() {
+            return;
+        }
+        let watched = self.watched.entry(token).or_insert_with(|| Box::new(fresh()));
         watched.pause = policy.poll;
         if watched.open == 0 && (!known || watched.due > due) {
             watched.due = due;
@@ -179,6 +185,11 @@ impl Liveness {
         if self.watched.remove(&token).is_some() && self.watched.is_empty() {
             *self = Self::default();
         }
+    }
+
+    /// Whether no more connections can be watched: others are asked now and then whether data moves on them.
+    pub(crate) fn is_full(&self) -> bool {
+        self.watched.len() >= MOST_WATCHED
     }
 
     pub(crate) fn is_watched(&self, token: Token) -> bool {
@@ -892,6 +903,18 @@ mod tests {
         bench.run(1000, |bench, _| [A, B].iter().for_each(|local| bench.moves(local)));
         bench.change(A, |transfer| transfer.window = Some(0));
         assert_eq!(bench.run(20_000, |bench, time| bench.is_stuck(A, time)), None);
+    }
+
+    #[test]
+    fn so_many_connections_are_watched_and_another_once_one_of_them_is_forgotten() {
+        let (mut liveness, policy, now) = (Liveness::default(), LivenessPolicy::default(), Instant::now());
+        let tokens = || (0..).take(MOST_WATCHED + 1).map(Token);
+        tokens().for_each(|token| liveness.watch(token, &policy, now));
+        let last = tokens().last().unwrap();
+        assert!(liveness.is_full() && !liveness.is_watched(last));
+        liveness.forget(Token(3));
+        liveness.watch(last, &policy, now);
+        assert!(liveness.is_full() && liveness.is_watched(last));
     }
 
     #[test]

@@ -102,23 +102,23 @@ impl Store {
 
     /// Writes what changed of connections.
     pub(super) fn save_connections(&mut self, engine: &mut Engine) {
-        self.lines.clear();
-        engine.write_changes(&mut self.lines);
+        // Not kept: it is long, and seldom needed.
+        let mut lines = String::new();
+        engine.write_changes(&mut lines);
         let Some(place) = &mut self.place else { return };
-        if place.connections.append(self.lines.as_bytes()) {
+        if place.connections.append(lines.as_bytes()) {
             return;
         }
-        self.lines.clear();
-        state_file::encode_title(&place.scope, &mut self.lines);
-        engine.write_connections(&mut self.lines);
+        lines.clear();
+        state_file::encode_title(&place.scope, &mut lines);
+        engine.write_connections(&mut lines);
         // What is left out is unknown to the next run, like what it cannot read.
         let most = usize::try_from(LARGEST_OF_CONNECTIONS).unwrap_or(usize::MAX);
-        let end = self.lines.as_bytes().get(..most).and_then(|fits| fits.iter().rposition(|byte| *byte == b'\n'));
-        self.lines.truncate(end.map_or(self.lines.len(), |end| end + 1));
-        if let Err(error) = place.connections.replace(self.lines.as_bytes()) {
+        let end = lines.as_bytes().get(..most).and_then(|fits| fits.iter().rposition(|byte| *byte == b'\n'));
+        lines.truncate(end.map_or(lines.len(), |end| end + 1));
+        if let Err(error) = place.connections.replace(lines.as_bytes()) {
             debug!(self.log, "cannot write state file: {}", error);
         }
-        self.lines = String::new();
     }
 
     /// Makes it tell this value of the sysctl, and else what it told before.

@@ -7,6 +7,9 @@ use super::report::is_command;
 use super::{Note, Output, Severity, Ticket};
 use crate::command::Request;
 
+/// Room for so many outputs is kept.
+const ROOM: usize = 256;
+
 /// Outputs, and the requests that are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -36,6 +39,16 @@ impl Outbox {
         self.waiting.push_back((ticket, now));
         self.queue.push_back(Output::Send(ticket, request));
         ticket
+    }
+
+    /// The next output. When there is none, what many needed room for is given back.
+    pub(super) fn next(&mut self) -> Option<Output> {
+        let output = self.queue.pop_front();
+        if output.is_none() {
+            self.queue.shrink_to(ROOM);
+            self.waiting.shrink_to(ROOM);
+        }
+        output
     }
 
     pub(super) fn log(&mut self, note: Note) {

@@ -107,6 +107,8 @@ pub(super) struct Paths {
     to_call_off: Vec<SubflowEnds>,
     /// Which addresses are usable was known before.
     knows_usable: bool,
+    /// When all connections were asked because one found a path silent.
+    alarmed: Option<Instant>,
     adoption: Adoption,
     listing: Listing,
     saving: Saving,
@@ -149,6 +151,7 @@ impl Paths {
             places: Vec::new(),
             to_call_off: Vec::new(),
             knows_usable: false,
+            alarmed: None,
             adoption: Adoption::default(),
             listing: Listing::default(),
             saving: Saving::default(),
@@ -241,6 +244,19 @@ impl Paths {
             self.asked.retain(|(_, asked, _)| *asked != token);
             self.unrouted.remove(&token);
             self.liveness.forget(token);
+            self.give_back();
+        }
+    }
+
+    /// When all connections are gone, what they needed room for needs none.
+    fn give_back(&mut self) {
+        if self.live.is_empty() {
+            self.dirty = VecDeque::new();
+            self.crowded = VecDeque::new();
+            self.sweep = VecDeque::new();
+            self.asked.shrink_to(0);
+            self.to_find.shrink_to(0);
+            self.dead.shrink_to(0);
         }
     }
 

@@ -28,7 +28,8 @@ impl Task<'_, '_> {
         if self.managed.listens {
             self.keep_listeners(needed);
         }
-        if self.managed.announcing.again.is_some_and(|again| again > self.host.now) {
+        let again = self.managed.announcing.as_ref().and_then(|announcing| announcing.again);
+        if again.is_some_and(|again| again > self.host.now) {
             return;
         }
         for (address, port) in due {

@@ -184,9 +184,10 @@ impl Managed {
     /// When it is to be looked at though nothing may have happened. What is overdue waits for something
     /// else to happen.
     fn next_look(&self, wishes: impl Iterator<Item = Instant>, now: Instant) -> Option<Instant> {
-        let took = self.took.map(|took| took.until);
+        let took = self.took.as_ref().map(|took| took.until);
+        let announcing = self.announcing.as_ref().and_then(|announcing| announcing.again);
         let attempts = self.attempts.iter().filter_map(Attempt::next_look);
-        attempts.chain(wishes).chain(took).chain(self.announcing.again).filter(|time| *time > now).min()
+        attempts.chain(wishes).chain(took).chain(announcing).filter(|time| *time > now).min()
     }
 
     fn forget_stale_attempts(&mut self, wants: &[WantedSubflow], host: &Host<'_>) {
@@ -392,7 +393,7 @@ impl Task<'_, '_> {
     /// Whether one more subflow may be begun: for this host, and for the peer as far as it showed.
     fn may_have_more(&self) -> bool {
         let there = self.managed.sound() + self.managed.pending(self.host.now);
-        let took = self.managed.took.filter(|took| self.host.now < took.until);
+        let took = self.managed.took.as_ref().filter(|took| self.host.now < took.until);
         there < usize::from(self.host.policy.max_subflows) && took.is_none_or(|took| there < took.subflows)
     }
 

@@ -18,8 +18,9 @@ pub(super) struct Managed {
     pub(super) connection: Connection,
     pub(super) attempts: Vec<Attempt>,
     pub(super) memo: Memo,
-    pub(super) took: Option<Took>,
-    pub(super) announcing: Announcing,
+    /// Rare, and so apart: there may be tens of thousands of connections.
+    pub(super) took: Option<Box<Took>>,
+    pub(super) announcing: Option<Box<Announcing>>,
     pub(super) wake: Option<Instant>,
     /// Of subflows that are begun: a peer could otherwise have any number begun by announcing addresses.
     pub(super) pace: Pace,
@@ -154,7 +155,7 @@ impl Managed {
             attempts: Vec::new(),
             memo: Memo::default(),
             took: None,
-            announcing: Announcing::default(),
+            announcing: None,
             wake: None,
             pace: Pace::default(),
             dirty: false,
@@ -236,7 +237,7 @@ impl Managed {
         attempt.lost(loss, Trouble { cause: cause_of(told), since: now }, since, policy);
         if turned_away && attempt.is_refused() {
             // Whatever it took before: without any subflow there is no connection to lose by trying.
-            self.took = attempt.due().map(|until| Took { subflows: left.max(1), until });
+            self.took = attempt.due().map(|until| Box::new(Took { subflows: left.max(1), until }));
         }
     }
 
@@ -307,7 +308,7 @@ impl Managed {
     /// The kernel took a command; whether that changes what is wanted.
     pub(super) fn accepted(&mut self, asked: Asked) -> bool {
         match asked {
-            Asked::Announce(..) => self.announcing = Announcing::default(),
+            Asked::Announce(..) => self.announcing = None,
             Asked::List => {
                 self.listing = false;
                 self.doubts_ids |= self.outlisted;
@@ -361,7 +362,7 @@ impl Managed {
             }
             Asked::Announce(address, id) => {
                 self.connection.not_announced(address, id);
-                let Announcing { again, backoff } = &mut self.announcing;
+                let Announcing { again, backoff } = &mut **self.announcing.get_or_insert_default();
                 *again = Some(backoff.after_failure(now, policy.first_retry, policy.longest_retry, 0));
                 true
             }

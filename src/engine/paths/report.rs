@@ -79,10 +79,10 @@ fn report_connection(token: Token, managed: &Managed, out: &mut String, now: Ins
     if let Some(wake) = managed.wake {
         line.millis("next_look_ms", until(wake, now));
     }
-    if let Some(took) = managed.took {
+    if let Some(took) = &managed.took {
         line.number("peer_takes", count(took.subflows)).millis("peer_takes_for_ms", until(took.until, now));
     }
-    if let Some(again) = managed.announcing.again {
+    if let Some(again) = managed.announcing.as_ref().and_then(|announcing| announcing.again) {
         line.millis("next_announcement_ms", until(again, now));
     }
 }

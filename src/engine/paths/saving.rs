@@ -66,7 +66,8 @@ impl Paths {
 
     /// Writes the changes since the last call, or as many as may be written at once.
     pub(in crate::engine) fn write_changes(&mut self, lines: &mut String) {
-        for token in self.saving.gone.drain(..) {
+        let left = self.saving.gone.len().saturating_sub(SLICE);
+        for token in self.saving.gone.split_off(left) {
             state_file::encode_closed(token, lines);
         }
         let left = self.saving.changed.len().saturating_sub(SLICE);
@@ -75,7 +76,7 @@ impl Paths {
                 managed.write(token, lines);
             }
         }
-        if self.saving.changed.is_empty() {
+        if self.saving.changed.is_empty() && self.saving.gone.is_empty() {
             self.saving = Saving::default();
         }
     }

@@ -44,8 +44,8 @@ impl Table {
         let replaced = self.remove(token);
         let Ok(place) = u32::try_from(self.entries.len()) else { return replaced };
         if self.entries.len() == self.entries.capacity() {
-            // By a quarter: what lies idle counts too.
-            self.entries.reserve_exact((self.entries.len() / 4).max(16));
+            // By a sixteenth: what lies idle counts too.
+            self.entries.reserve_exact((self.entries.len() / 16).max(16));
         }
         self.entries.push((token, managed));
         self.places.insert(token, place);

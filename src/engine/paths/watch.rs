@@ -2,7 +2,7 @@
 //! idle are in use again, and whether they are still there at all; and resets what is dead.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::converge::ends_of;
 use super::managed::Asked;
@@ -16,6 +16,9 @@ use crate::liveness::{Finding, LivenessPolicy, Verdict};
 use crate::plugin::{Cause, Health, Trouble};
 use crate::rules::PathPolicy;
 use crate::types::{Errno, Token};
+
+/// Between two occasions on which all connections are asked, since one found a path silent.
+const ALARM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether connections are still there is asked now and then: the kernel does not tell of one that its
 /// peer aborted (MP_FASTCLOSE; net/mptcp/protocol.c, `mptcp_check_fastclose`).
@@ -184,6 +187,7 @@ impl Paths {
         match asked {
             Asked::Look(..) => {
                 let Some(look) = self.liveness.answered(token, &policy.liveness, now) else { return };
+                self.alarm(&look.findings, now);
                 self.find(token, &look.findings, outbox, now);
                 if look.asks_for_gap {
                     self.ask(SocketRequest::Connection(token), token, Asked::Gap, outbox, now);
@@ -253,6 +257,16 @@ impl Paths {
             };
             self.touch(token);
             self.ask(request, token, asked, outbox, host.now);
+        }
+    }
+
+    /// What is silent for one connection may be so for others that are not watched, as there are too many: they
+    /// are asked whether they wait for something.
+    fn alarm(&mut self, findings: &[Finding], now: Instant) {
+        let silent = findings.iter().any(|finding| finding.verdict == Verdict::Silent);
+        if silent && self.liveness.is_full() && self.alarmed.is_none_or(|alarmed| alarmed + ALARM_PAUSE <= now) {
+            self.alarmed = Some(now);
+            self.begin_check();
         }
     }
 
