@@ -135,6 +135,8 @@ pub(super) struct Endpoints {
     /// another may have taken some away.
     doubt: Option<Instant>,
     seems_full: bool,
+    /// Not taken because there are too many, or because there is such a one.
+    not_taken: Vec<Endpoint>,
     refused: Vec<Refused>,
     /// Errors that the log has been told of.
     told: Vec<Errno>,
@@ -167,6 +169,7 @@ impl Endpoints {
             capacity: None,
             doubt: None,
             seems_full: false,
+            not_taken: Vec::new(),
             refused: Vec::new(),
             told: Vec::new(),
             told_full: false,

@@ -69,6 +69,8 @@ struct Kernel {
     chosen: u8,
     /// Commands are refused now and then.
     refuses: bool,
+    /// It is one that does not say why it takes no endpoint.
+    old: bool,
 }
 
 const UP: LinkFlags = LinkFlags(0x1_0041);
@@ -223,7 +225,7 @@ impl Host {
         let rules = Rules { notify, flags: EndpointFlags::SUBFLOW, interfaces: Interfaces::default() };
         let now = Instant::now();
         let limits = Limits { subflows: 2, add_addr_accepted: 0 };
-        let kernel = Kernel { limits, ..Kernel::default() };
+        let kernel = Kernel { limits, old: random.one_in(4), ..Kernel::default() };
         let engine = Engine::new(policy(&rules), SavedState::default(), now);
         Self { kernel, engine, saved: SavedState::default(), rules, random, now, ready: false, trace }
     }
@@ -294,7 +296,12 @@ impl Host {
                 self.engine.handle(Input::Answer(*ticket, Answer::Route(route)), now);
             }
             Told::End(ticket, result) => {
+                let old = self.kernel.old;
                 let failure = |errno: Option<Errno>| match errno {
+                    Some(Errno::RANGE | Errno::BUSY | Errno::EXIST) if old => {
+                        let text = "too many addresses or duplicate one";
+                        Failure::Refused(Refusal { errno: Errno::INVAL, text, missing: None })
+                    }
                     Some(errno) => Failure::Refused(Refusal { errno, text: "refused", missing: None }),
                     None => Failure::Interrupted,
                 };

@@ -11,6 +11,10 @@ use crate::state_file::ChangedLimits;
 use crate::types::{AddressId, Errno};
 use crate::wire::Refusal;
 
+/// Linux 6.1 says the same of both (net/mptcp/pm_netlink.c, `mptcp_pm_nl_append_new_local_addr`): the next look
+/// tells which it was.
+const FULL_OR_DUPLICATE: &str = "too many addresses or duplicate one";
+
 impl Endpoints {
     pub(super) fn done(&mut self, command: &PmCommand, outbox: &mut Outbox, now: Instant) {
         match command {
@@ -75,8 +79,12 @@ impl Endpoints {
         // Whatever was believed of the kernel's endpoints was wrong.
         self.look_soon(now);
         let subject = match command {
-            PmCommand::AddEndpoint(endpoint) if refusal.errno == Errno::RANGE => {
-                self.seems_full = true;
+            PmCommand::AddEndpoint(endpoint) if refusal.errno == Errno::RANGE || refusal.text == FULL_OR_DUPLICATE => {
+                if refusal.errno == Errno::RANGE {
+                    self.seems_full = true;
+                } else {
+                    self.not_taken.push(*endpoint);
+                }
                 self.put_off(Subject::Endpoint(endpoint.address), true, now);
                 return;
             }

@@ -112,6 +112,8 @@ impl Endpoints {
             outbox.debug(|| Note::Foreign(held.endpoint));
             self.newcomers.extend(self.known.then_some(held.endpoint));
         }
+        let has = |asked: &Endpoint| found.iter().any(|held| held.address == asked.address || held.id == asked.id);
+        self.seems_full |= self.not_taken.drain(..).any(|asked| !has(&asked));
         if std::mem::take(&mut self.seems_full) {
             self.capacity = Some(found.len());
         }
