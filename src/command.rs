@@ -34,6 +34,8 @@ pub struct RouteQuestion {
     pub destination: IpAddr,
     /// leaving by this interface, or by any if it is 0.
     pub if_index: IfIndex,
+    /// It is bound to the interface; else the answer tells whether it leaves there.
+    pub bound: bool,
 }
 
 /// A command of the `mptcp_pm` family for the kernel's own path manager.
@@ -265,12 +267,13 @@ impl fmt::Display for Request {
             Self::DumpLinks => f.write_str("list interfaces"),
             Self::DumpAddresses => f.write_str("list addresses"),
             Self::AskRoute(question) => {
-                let RouteQuestion { source, destination, if_index } = question;
+                let RouteQuestion { source, destination, if_index, bound } = question;
                 f.write_str("look up route")?;
                 if let Some(source) = source {
                     write!(f, " from {source}")?;
                 }
-                write!(f, " to {destination} through interface {if_index}")
+                write!(f, " to {destination} through interface {if_index}")?;
+                if *bound { Ok(()) } else { f.write_str(", not bound to it") }
             }
             Self::Pm(command) => command.fmt(f),
             Self::Path(command) => command.fmt(f),

@@ -262,6 +262,7 @@ impl Engine {
         if self.endpoints.begin_look(&mut self.outbox, now) && self.manages_connections() {
             // What is to be asked now and then is asked at the same time: an idle host wakes once.
             self.paths.begin_check();
+            self.listeners.look_now_and_then(now);
         }
         if self.reading != Reading::Done {
             return;

@@ -229,7 +229,7 @@ fn the_dumps_are_complete_and_end() {
 }
 
 fn question(source: Option<&str>, destination: &str) -> RouteQuestion {
-    RouteQuestion { source: source.map(ip), destination: ip(destination), if_index: IfIndex(3) }
+    RouteQuestion { source: source.map(ip), destination: ip(destination), if_index: IfIndex(3), bound: true }
 }
 
 #[test]

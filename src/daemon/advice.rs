@@ -110,7 +110,7 @@ fn astray<'a>(uplinks: &[LocalAddress<'a>]) -> Vec<LocalAddress<'a>> {
 
 fn is_astray(reader: &mut Reader, uplink: &LocalAddress<'_>) -> bool {
     let mut by_it = |if_index| {
-        let question = RouteQuestion { source: Some(uplink.address), destination: ELSEWHERE, if_index };
+        let question = RouteQuestion { source: Some(uplink.address), destination: ELSEWHERE, if_index, bound: true };
         let answer = reader.ask(&question, uplink.if_index)?;
         answer.unicast.then_some(answer.through)
     };

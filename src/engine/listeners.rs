@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::retry::Backoff;
 use super::{Failure, Note, Outbox, Output, Ticket};
 use crate::command::{Request, SocketRequest};
-use crate::connections::TokenMap;
+use crate::connections::{TokenMap, plain};
 use crate::diag::{Socket, TcpState};
 use crate::event::MptcpEvent;
 use crate::types::{Errno, Family, Token};
@@ -89,6 +89,10 @@ pub(super) struct Listeners {
     others: Vec<Other>,
     /// The list was complete once.
     known: bool,
+    /// Events tell of listeners (Linux 6.2).
+    told_of: bool,
+    /// Somebody asked.
+    needed: bool,
     own: Vec<Own>,
     look: Look,
     /// TCP timestamps are in use: an announced IPv6 address with a port finds no room beside them.
@@ -108,6 +112,8 @@ impl Listeners {
         Self {
             others: Vec::new(),
             known: false,
+            told_of: false,
+            needed: false,
             own: Vec::new(),
             look: Look::Wanted(now),
             timestamps: true,
@@ -126,6 +132,7 @@ impl Listeners {
 
     /// What is needed before that address is announced for connections that are served on that port.
     pub(super) fn need(&mut self, address: IpAddr, port: u16, outbox: &mut Outbox) -> Need {
+        self.needed = true;
         if !self.known {
             return Need::Unknown;
         }
@@ -169,7 +176,7 @@ impl Listeners {
     /// Nobody needs listeners any more, nor is told of those of others.
     pub(super) fn forget(&mut self, outbox: &mut Outbox, now: Instant) {
         self.own.drain(..).for_each(|own| own.close(outbox));
-        self.known = false;
+        (self.known, self.needed) = (false, false);
         self.look_again(now);
     }
 
@@ -213,9 +220,14 @@ impl Own {
 
 /// What happens.
 impl Listeners {
-    /// Applies an event, if it is about a listener.
+    /// Applies an event, if it is about a listener or tells that there must be one.
     pub(super) fn apply(&mut self, event: &MptcpEvent) {
+        self.told_of |= matches!(event, MptcpEvent::ListenerCreated(_) | MptcpEvent::ListenerClosed(_));
         match event {
+            MptcpEvent::Created(told) if told.server_side && !self.told_of && self.needs_look(told.local) => {
+                self.known = false;
+                self.look_soon();
+            }
             MptcpEvent::ListenerCreated(address) if !self.is_own(*address) => {
                 self.look_soon();
                 let other = Other { address: *address, v6_only: true };
@@ -229,6 +241,19 @@ impl Listeners {
                 self.look_soon();
             }
             _ => {}
+        }
+    }
+
+    /// Whether nobody is known to listen where somebody does.
+    fn needs_look(&self, local: SocketAddr) -> bool {
+        let idle = matches!(self.look, Look::Idle { .. });
+        self.known && idle && !self.covers(local.ip().to_canonical(), local.port()) && !self.is_own(plain(local))
+    }
+
+    /// It is time to read the list where events do not tell of it.
+    pub(super) fn look_now_and_then(&mut self, now: Instant) {
+        if self.needed && !self.told_of && matches!(self.look, Look::Idle { .. }) {
+            self.look = Look::Wanted(now);
         }
     }
 

@@ -42,6 +42,8 @@ pub(crate) enum Note {
     CannotListen { address: SocketAddr, errno: Errno, again: bool },
     /// Nobody listens on the port of a connection at an IPv6 address, which cannot be announced with another.
     NoPortForIpv6(SocketAddr),
+    /// Subflows from that address would leave by the interface of another.
+    LeadsElsewhere { source: IpAddr, destination: IpAddr },
     /// A subflow fares otherwise than before, as so long a silence shows.
     Health { ends: SubflowEnds, health: Health, silent: Duration, transfer: Box<Transfer> },
     /// Connections were there of which no event had told, with so many subflows; at start, or after events
@@ -63,9 +65,12 @@ impl Note {
     /// Nothing that can happen again and again is above debug, unless it is said once.
     pub(crate) fn severity(&self) -> Severity {
         match self {
-            Self::Full { .. } | Self::Rival(_) | Self::Vpn(_) | Self::Overrun(_) | Self::Nonsense { .. } => {
-                Severity::Warning
-            }
+            Self::Full { .. }
+            | Self::Rival(_)
+            | Self::Vpn(_)
+            | Self::Overrun(_)
+            | Self::Nonsense { .. }
+            | Self::LeadsElsewhere { .. } => Severity::Warning,
             Self::Refused { again, .. } if !again => Severity::Warning,
             Self::CannotListen { again, .. } if !again => Severity::Warning,
             Self::LimitsSet(_)
@@ -122,6 +127,11 @@ impl fmt::Display for Note {
                 f,
                 "ipv6 addresses are announced without a port, for which there is no room beside tcp timestamps: \
                  joins to {address} find no listener (with `sysctl -w net.ipv4.tcp_timestamps=0` the daemon listens)"
+            ),
+            Self::LeadsElsewhere { source, destination } => write!(
+                f,
+                "{source} makes no path to {destination}: this kernel binds no subflow to an interface, and packets from \
+                 there leave by another (`ip rule add from {source} lookup TABLE`, with a default route in that table)"
             ),
             Self::Health { ends, health: Health::Sound, .. } => write!(f, "subflow is sound again: {ends}"),
             Self::Health { ends, health, silent, transfer } => {

@@ -7,6 +7,7 @@
 mod adopt;
 mod announce;
 mod attempts;
+mod binding;
 mod closing;
 mod converge;
 mod listing;
@@ -112,6 +113,8 @@ pub(super) struct Paths {
     adoption: Adoption,
     listing: Listing,
     saving: Saving,
+    /// The log was told that subflows would leave by another interface.
+    told_stray: bool,
 }
 
 /// What is needed to decide about connections.
@@ -155,6 +158,7 @@ impl Paths {
             adoption: Adoption::default(),
             listing: Listing::default(),
             saving: Saving::default(),
+            told_stray: false,
         }
     }
 
@@ -181,14 +185,20 @@ impl Paths {
                 });
                 self.save(*token, now);
             }
-            MptcpEvent::SubflowEstablished(told) => self.change(told.token, |managed| {
-                managed.subflow_established(told, now);
-                true
-            }),
-            MptcpEvent::SubflowClosed(told) => self.change(told.token, |managed| {
-                managed.subflow_closed(told, policy, now);
-                true
-            }),
+            MptcpEvent::SubflowEstablished(told) => {
+                self.notice_binding(told);
+                self.change(told.token, |managed| {
+                    managed.subflow_established(told, now);
+                    true
+                });
+            }
+            MptcpEvent::SubflowClosed(told) => {
+                self.notice_binding(told);
+                self.change(told.token, |managed| {
+                    managed.subflow_closed(told, policy, now);
+                    true
+                });
+            }
             MptcpEvent::SubflowPriority(told) => self.change(told.token, |managed| {
                 let mut flows = managed.connection.subflows.iter_mut();
                 let flow = flows.find(|flow| flow.is(told.local, told.remote));
@@ -457,7 +467,7 @@ impl Paths {
         usable.sort_unstable();
         let former = std::mem::replace(&mut self.usable, usable);
         let returned = self.usable.iter().filter(|pair| former.binary_search(pair).is_err());
-        let fresh_for = host.policy.liveness.return_delay + FRESH;
+        let fresh_for = (host.policy.liveness.return_delay + FRESH).max(binding::SETTLING);
         self.fresh.retain(|(.., since)| *since + fresh_for > host.now);
         if std::mem::replace(&mut self.knows_usable, true) {
             let fresh = returned.clone().map(|(address, if_index)| (*address, *if_index, host.now));
@@ -473,6 +483,7 @@ impl Paths {
 
     /// Takes an answer about a route.
     pub(super) fn end_way(&mut self, ticket: Ticket, way: Way, outbox: &mut Outbox, now: Instant) {
+        self.tell_stray(ticket, way, outbox, now);
         let waiting = self.ways.answer(ticket, way, |question| outbox.send(Request::AskRoute(question), now));
         for token in waiting {
             self.touch(token);
@@ -508,6 +519,7 @@ impl Paths {
                     self.check.gone(self.live.len());
                 }
             }
+            // In Linux 6.1 it is "invalid request; userspace PM not selected".
             Err(Failure::Refused(refusal)) if refusal.text.ends_with("userspace PM not selected") => {
                 self.leave_alone(token, now)
             }

@@ -133,7 +133,7 @@ impl Routes {
                     continue;
                 }
                 let [destination, _] = probes(source);
-                let question = RouteQuestion { source: Some(source), destination, if_index };
+                let question = RouteQuestion { source: Some(source), destination, if_index, bound: true };
                 let (ticket, generation) = (send(question), self.generation);
                 self.on_the_way.push(Asked { ticket, question, source, generation });
             }

@@ -29,6 +29,8 @@ const MOST_AT_A_TIME: usize = 64;
 pub(super) struct Ways {
     known: BTreeMap<Pair, bool>,
     asked: Vec<Asked>,
+    /// The kernel binds no subflow to an interface: a way must lead through it by itself.
+    unbound: bool,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,7 @@ impl Ways {
             return Known::Later;
         }
         let Pair { source, if_index, destination } = pair;
-        let question = RouteQuestion { source: Some(source), destination, if_index };
+        let question = RouteQuestion { source: Some(source), destination, if_index, bound: !self.unbound };
         self.asked.push(Asked { ticket: send(question), question, pair, outdated: false, waiting: vec![token] });
         Known::Asked
     }
@@ -88,6 +90,12 @@ impl Ways {
         self.asked.iter().find(|asked| asked.ticket == ticket).map(|asked| &asked.question)
     }
 
+    /// The question to which an answer says that subflows would leave by another interface, as they are not
+    /// bound to one.
+    pub(super) fn stray(&self, ticket: Ticket, way: Way) -> Option<RouteQuestion> {
+        self.question(ticket).copied().filter(|question| way == Way::Elsewhere && !question.bound)
+    }
+
     /// Takes an answer; the connections that waited for it look again.
     pub(super) fn answer(
         &mut self,
@@ -98,7 +106,8 @@ impl Ways {
         let Some(place) = self.asked.iter().position(|asked| asked.ticket == ticket) else { return Vec::new() };
         // For IPv6, an answer with a source may name another device with a better metric: see `routes`.
         if let Some(asked) = self.asked.get_mut(place) {
-            if way == Way::Elsewhere && asked.pair.source.is_ipv6() && asked.question.source.is_some() {
+            let RouteQuestion { source, bound, .. } = asked.question;
+            if way == Way::Elsewhere && asked.pair.source.is_ipv6() && source.is_some() && bound {
                 asked.question.source = None;
                 asked.ticket = send(asked.question);
                 return Vec::new();
@@ -122,6 +131,19 @@ impl Ways {
         };
         self.known.retain(|pair, _| !matters(pair));
         self.asked.iter_mut().filter(|asked| matters(&asked.pair)).for_each(|asked| asked.outdated = true);
+    }
+
+    /// Whether subflows are bound to an interface.
+    pub(super) fn are_bound(&self) -> bool {
+        !self.unbound
+    }
+
+    /// They are, or are not: what was asked for the other case is of no use.
+    pub(super) fn bind(&mut self, bound: bool) {
+        if self.unbound == bound {
+            self.unbound = !bound;
+            self.changed(RoutingChange::Everything);
+        }
     }
 
     /// No answer will come to what was asked.
@@ -227,5 +249,27 @@ mod tests {
         assert_eq!(again, []);
         assert_eq!(ways.answer(Ticket(2), Way::Through, unasked), [Token(1)]);
         assert_eq!(ways.look(way, Token(1), unasked), Known::Yes);
+    }
+
+    #[test]
+    fn where_subflows_are_not_bound_the_way_is_asked_for_anew_and_must_lead_through_the_interface_by_itself() {
+        let mut ways = Ways::default();
+        let ask = |ways: &mut Ways, source: &str, ticket| {
+            let (source, destination) = (source.parse().unwrap(), "2001:db8::1".parse().unwrap());
+            let mut asked = None;
+            ways.look(Pair { source, if_index: IfIndex(2), destination }, Token(1), |question| {
+                asked = Some(question.bound);
+                Ticket(ticket)
+            });
+            asked
+        };
+        assert_eq!(ask(&mut ways, "fd00::1", 1), Some(true));
+        ways.answer(Ticket(1), Way::Through, unasked);
+        ways.bind(false);
+        for (ticket, source) in [(2, "fd00::1"), (3, "fd00::2")] {
+            assert_eq!(ask(&mut ways, source, ticket), Some(false));
+            assert!(ways.stray(Ticket(ticket), Way::Elsewhere).is_some());
+            assert_eq!(ways.answer(Ticket(ticket), Way::Elsewhere, unasked), [Token(1)], "with its source only");
+        }
     }
 }

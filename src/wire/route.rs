@@ -86,7 +86,7 @@ pub fn encode_ask_route(encoder: &mut Encoder, sequence: u32, question: &RouteQu
     if let Some(source) = question.source {
         encoder.ip(RTA_SRC, RTA_SRC, source);
     }
-    if question.if_index != IfIndex(0) {
+    if question.bound && question.if_index != IfIndex(0) {
         encoder.attribute(RTA_OIF, &question.if_index.0.to_ne_bytes());
     }
     encoder.end();

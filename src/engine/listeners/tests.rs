@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::diag::{ConnectionInfo, Cookie, Role, SocketId};
+use crate::event;
 use crate::wire::Refusal;
 
 struct Bench {
@@ -301,4 +302,28 @@ fn an_ipv6_address_has_no_port_of_its_own_beside_timestamps_and_that_is_said_onc
     bench.listeners.use_timestamps(false);
     assert!(bench.listeners.take_changed());
     assert_eq!(bench.need("fd00::2", 80), Need::Own);
+}
+
+#[test]
+fn where_no_event_tells_of_listeners_the_list_is_read_when_there_must_be_one_and_now_and_then() {
+    let mut bench = Bench::knowing(&[]);
+    let (local, remote) = (at("10.0.0.1:80"), at("192.0.2.1:40000"));
+    let told = event::Connection { token: CONNECTION, local, remote, server_side: true, deny_join_id0: false };
+    bench.listeners.apply(&MptcpEvent::Created(told));
+    assert_eq!(bench.listeners.need(ip("10.0.1.1"), 80, &mut bench.outbox), Need::Unknown);
+    bench.now += PAUSE;
+    bench.look(&["0.0.0.0:80"]);
+    assert!(bench.listeners.take_changed());
+    assert_eq!(bench.listeners.need(ip("10.0.1.1"), 80, &mut bench.outbox), Need::Nothing);
+    bench.listeners.apply(&MptcpEvent::Created(told));
+    assert_eq!(bench.listeners.deadline(), None, "it is known");
+    bench.listeners.look_now_and_then(bench.now);
+    bench.look(&[]);
+    assert_eq!(bench.listeners.need(ip("10.0.1.1"), 80, &mut bench.outbox), Need::Own, "nobody listens any more");
+    bench.created("10.0.0.9:90");
+    bench.now += PAUSE;
+    bench.look(&["10.0.0.9:90"]);
+    bench.listeners.apply(&MptcpEvent::Created(told));
+    bench.listeners.look_now_and_then(bench.now);
+    assert_eq!(bench.questions(), [], "events tell");
 }

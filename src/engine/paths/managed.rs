@@ -202,7 +202,8 @@ impl Managed {
         let (origin, backup) = match self.attempt_at(told, local, remote) {
             Some(attempt) => {
                 attempt.succeeded(now);
-                (Origin::Local, Some(attempt.backup))
+                // One that is bound to no interface did not get the flag either: see `binding`.
+                (Origin::Local, Some(attempt.backup && told.if_index.is_some()))
             }
             None if ours => (Origin::Local, None),
             None => (Origin::Peer, Some(false)),

@@ -140,6 +140,7 @@ impl Host {
         let mut host = Self { kernel, engine, rules, ranks, wanting, random, now, closed, file, trace };
         host.write_file();
         host.kernel.prefers_another = host.random.one_in(2);
+        host.kernel.old = host.random.one_in(4);
         for link in 2..2 + u32::try_from(1 + host.random.below(4)).unwrap() {
             host.kernel.links.insert(link, UP);
             for v6 in [false, true] {

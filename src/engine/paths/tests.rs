@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::command::{NewSubflow, PathCommand, SocketRequest, SubflowEnds};
 use crate::diag::{self, Cookie, Role, SocketId, SubflowFlags, TcpState, Transfer};
-use crate::engine::Output;
+use crate::engine::{Note, Output};
 use crate::event::{Announcement, Connection, Subflow};
 use crate::plugin::{Cause, ConnectionView, LocalAddress, Paths as Wants, Side, Unusable, WantedAnnouncement};
 use crate::types::{AddressId, Errno, Family};
@@ -38,6 +38,10 @@ struct Bench {
     addresses: Vec<LocalAddress<'static>>,
     policy: PathPolicy,
     routed: bool,
+    /// Routes lead from each address through its interface, also what is not bound to it.
+    led: bool,
+    /// How often it was told that they do not.
+    strays: usize,
     now: Instant,
     /// The commands of the last turn with what names their answers.
     asked: Vec<(Ticket, PathCommand)>,
@@ -76,6 +80,8 @@ impl Bench {
             addresses: addresses.collect(),
             policy: PathPolicy::default(),
             routed: true,
+            led: true,
+            strays: 0,
             now: Instant::now(),
             asked: Vec::new(),
             transfers: BTreeMap::new(),
@@ -124,10 +130,17 @@ impl Bench {
             let host = Host { view: &view, manager: &Everything, policy: self.policy, now: self.now };
             self.paths.advance(&host, &mut self.listeners, &mut self.outbox);
             while let Some(output) = self.outbox.queue.pop_front() {
-                let Output::Send(ticket, request) = output else { continue };
+                let Output::Send(ticket, request) = output else {
+                    self.strays += usize::from(matches!(output, Output::Log(Note::LeadsElsewhere { .. })));
+                    continue;
+                };
                 match request {
-                    Request::AskRoute(_) => {
-                        let way = if self.routed { Way::Through } else { Way::Nowhere };
+                    Request::AskRoute(question) => {
+                        let way = match (self.routed, question.bound || self.led) {
+                            (true, true) => Way::Through,
+                            (true, false) => Way::Elsewhere,
+                            (false, _) => Way::Nowhere,
+                        };
                         self.paths.end_way(ticket, way, &mut self.outbox, self.now);
                     }
                     Request::Path(PathCommand::Probe(TOKEN)) => {
@@ -1058,4 +1071,75 @@ fn what_is_closed_while_another_has_its_id_is_reset_so_that_the_kernel_keeps_the
     bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.1.1:50001", "192.0.2.1:80", 1)));
     assert_eq!(bench.turn(), [destroy("10.0.1.1:50001", "192.0.2.1:80")]);
     assert_eq!(bench.looks, looks + 1, "by its socket, which had to be found");
+}
+
+/// Joins are established as by a kernel that takes neither an interface nor a flag.
+fn establish_unbound(bench: &mut Bench) {
+    for (_, command) in std::mem::take(&mut bench.asked) {
+        if let PathCommand::CreateSubflow(new) = command {
+            bench.apply(MptcpEvent::SubflowEstablished(Subflow { if_index: None, ..told(&new) }));
+        }
+    }
+}
+
+#[test]
+fn where_the_kernel_takes_no_flag_with_a_join_the_subflow_becomes_a_backup_afterwards() {
+    for bound in [true, false] {
+        let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+        bench.change("10.0.1.1", |local| local.backup = true);
+        bench.turn();
+        if bound {
+            bench.establish_all()
+        } else {
+            establish_unbound(&mut bench)
+        }
+        let corrected = PathCommand::SetBackup(ends("10.0.1.1:50000", "192.0.2.1:80"), true);
+        assert_eq!(bench.turn(), if bound { Vec::new() } else { vec![corrected] });
+    }
+}
+
+#[test]
+fn where_the_kernel_binds_no_subflow_only_addresses_whose_routes_lead_through_their_interface_make_paths() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1", "10.0.2.1"]);
+    bench.led = false;
+    assert_eq!(bench.begun(), ["10.0.1.1", "10.0.2.1"], "it is taken to bind them until it shows");
+    establish_unbound(&mut bench);
+    bench.turn();
+    for local in ["10.0.1.1", "10.0.2.1"] {
+        let lost = flow(&format!("{local}:50000"), "192.0.2.1:80", 1);
+        bench.apply(MptcpEvent::SubflowClosed(Subflow { error: Some(Errno::CONNABORTED), ..lost }));
+    }
+    bench.later(Duration::from_secs(10));
+    assert_eq!((bench.begun(), bench.strays), (Vec::new(), 1), "told once");
+    bench.paths.told_stray = false;
+    bench.link("10.0.2.1", false);
+    bench.turn();
+    bench.link("10.0.2.1", true);
+    assert_eq!((bench.begun(), bench.strays), (Vec::new(), 2), "of the one that has been there for long");
+    bench.paths.told_stray = false;
+    bench.paths.routing_changed(RoutingChange::Everything);
+    bench.addresses[1].unusable = Some(Unusable::Deprecated);
+    bench.paths.network_changed();
+    assert_eq!((bench.begun(), bench.strays), (Vec::new(), 2), "not of one whose routes may come yet");
+    bench.addresses[1].unusable = None;
+    bench.paths.network_changed();
+    bench.led = true;
+    bench.paths.routing_changed(RoutingChange::Everything);
+    assert_eq!(bench.begun(), ["10.0.1.1", "10.0.2.1"]);
+    bench.establish_all();
+    assert!(bench.paths.ways.are_bound(), "it does after all");
+}
+
+#[test]
+fn a_join_that_fails_shows_too_that_it_was_not_bound_and_one_of_the_peers_shows_nothing() {
+    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+    bench.turn();
+    let joined = Subflow { error: Some(Errno(110)), ..flow("10.0.1.1:40000", "192.0.2.1:80", 1) };
+    bench.apply(MptcpEvent::SubflowClosed(joined));
+    assert!(bench.paths.ways.are_bound(), "to the port of the connection");
+    bench.later(Duration::from_secs(300));
+    bench.turn();
+    let failed = Subflow { error: Some(Errno(110)), ..flow("10.0.1.1:50000", "192.0.2.1:80", 1) };
+    bench.apply(MptcpEvent::SubflowClosed(failed));
+    assert!(!bench.paths.ways.are_bound());
 }

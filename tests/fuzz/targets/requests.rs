@@ -53,7 +53,8 @@ fn request(u: &mut Unstructured<'_>) -> Result<Request> {
             let family = value::family(u)?;
             let source = if u.arbitrary()? { Some(value::address_of(u, family)?) } else { None };
             let destination = value::address_of(u, family)?;
-            Request::AskRoute(RouteQuestion { source, destination, if_index: IfIndex(u.arbitrary()?) })
+            let if_index = IfIndex(u.arbitrary()?);
+            Request::AskRoute(RouteQuestion { source, destination, if_index, bound: if_index != IfIndex(0) })
         }
         3 => Request::Pm(pm_command(u)?),
         4 => Request::Path(path_command(u)?),
@@ -256,7 +257,7 @@ fn decode_dump_links(payload: &[u8]) -> Option<Request> {
     Some(Request::DumpLinks)
 }
 
-/// `struct rtmsg`, RTA_DST, RTA_SRC, RTA_OIF; RTM_F_FIB_MATCH except for IPv6 without source.
+/// `struct rtmsg`, RTA_DST, RTA_SRC, RTA_OIF if the question is about what is bound to it; RTM_F_FIB_MATCH except for IPv6 without source.
 fn decode_question(mut payload: &[u8]) -> Option<RouteQuestion> {
     let [family, bits, source_bits, rest @ ..] = take::<8>(&mut payload)?;
     let flags = u32::from_ne_bytes(take(&mut payload)?);
@@ -271,7 +272,7 @@ fn decode_question(mut payload: &[u8]) -> Option<RouteQuestion> {
     let expected_flags = if family == 10 && source.is_none() { 0 } else { 0x2000 };
     let expected_bits = (all, if source.is_some() { all } else { 0 });
     let right = rest == [0; 5] && flags == expected_flags && (bits, source_bits) == expected_bits;
-    right.then_some(RouteQuestion { source, destination, if_index })
+    right.then_some(RouteQuestion { source, destination, if_index, bound: if_index != IfIndex(0) })
 }
 
 /// `MPTCP_PM_CMD_*` and `MPTCP_PM_ATTR_*`.

@@ -154,6 +154,8 @@ pub(super) struct Kernel {
     pub(super) routes: BTreeSet<(u32, bool)>,
     /// For IPv6, questions with a source are answered with another device.
     pub(super) prefers_another: bool,
+    /// It does no more than Linux 6.1: see `binding`.
+    pub(super) old: bool,
     pub(super) sockets: BTreeMap<Token, Socket>,
     /// Sockets of which no CLOSED was told and no command may be sent for.
     pub(super) told_closed: BTreeSet<Token>,
@@ -184,6 +186,7 @@ impl Kernel {
             addresses: Vec::new(),
             routes: BTreeSet::new(),
             prefers_another: false,
+            old: false,
             sockets: BTreeMap::new(),
             told_closed: BTreeSet::new(),
             fates: BTreeMap::new(),
@@ -286,9 +289,9 @@ impl Kernel {
                 self.network.extend(self.addresses.iter().map(|address| Told::Address(*address, Some(ticket))));
                 self.network.push_back(Told::End(ticket, Ok(())));
             }
-            Request::AskRoute(RouteQuestion { if_index, destination, source }) => {
+            Request::AskRoute(RouteQuestion { if_index, destination, source, bound }) => {
                 let there = self.has_route(*if_index, destination.is_ipv6());
-                let elsewhere = self.prefers_another && destination.is_ipv6() && source.is_some();
+                let elsewhere = self.prefers_another && destination.is_ipv6() && source.is_some() && *bound;
                 self.network.push_back(Told::Route(ticket, there, !elsewhere));
             }
             Request::Sockets(SocketRequest::Listeners(family)) => {
@@ -326,6 +329,9 @@ impl Kernel {
         let gone = self.told_closed.contains(&token) && token != Token(0);
         assert!(!gone, "the connection is gone: {command}");
         let socket = self.sockets.get(&token).ok_or(INVALID_TOKEN)?;
+        if socket.kernel_manages && self.old {
+            return Err((Errno::INVAL, "invalid request; userspace PM not selected"));
+        }
         if socket.kernel_manages {
             return Err((Errno::INVAL, "userspace PM not selected"));
         }
@@ -543,7 +549,7 @@ impl Kernel {
             return Err((Errno(if local_is_here { 101 } else { 99 }), "connect error"));
         }
         let local = SocketAddr::new(wanted.local, port);
-        let (id, bound, backup) = (wanted.local_id, wanted.if_index, wanted.backup);
+        let (id, bound, backup) = (wanted.local_id, wanted.if_index.filter(|_| !self.old), wanted.backup && !self.old);
         let opener = Opener::Daemon;
         socket.joins.push(Flow {
             local,
