@@ -131,6 +131,17 @@ impl Namespace {
     }
 }
 
+/// Whether this kernel is older than Linux 6.15. Then subflows may not be bound to interfaces (Linux 6.1), so that
+/// routes have to lead them.
+pub(crate) fn is_old_kernel() -> bool {
+    !fs::exists("/proc/sys/net/mptcp/path_manager").unwrap_or(false)
+}
+
+/// The sysctl that chooses who manages paths.
+fn selector() -> &'static str {
+    if is_old_kernel() { "net.mptcp.pm_type" } else { "net.mptcp.path_manager" }
+}
+
 /// An endpoint of the kernel's path manager, as `ip mptcp endpoint show` prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
@@ -221,13 +232,29 @@ impl Net {
     /// Gives the client a default route for IPv4 over a link; the lower its number, the better.
     pub(crate) fn default_route_v4(&self, link: u8) {
         let metric = 100 + u16::from(link);
-        self.client.ip(&format!("route add default via {} dev c{link} metric {metric}", server_v4(link)));
+        let way = format!("default via {} dev c{link}", server_v4(link));
+        self.client.ip(&format!("route add {way} metric {metric}"));
+        if is_old_kernel() {
+            self.lead("", client_v4(link), &way, metric);
+        }
     }
 
     /// The same for IPv6.
     pub(crate) fn default_route_v6(&self, link: u8) {
         let metric = 100 + u16::from(link);
-        self.client.ip(&format!("-6 route add default via {} dev c{link} metric {metric}", server_v6(link)));
+        let way = format!("default via {} dev c{link}", server_v6(link));
+        self.client.ip(&format!("-6 route add {way} metric {metric}"));
+        if is_old_kernel() {
+            self.lead("-6 ", client_v6(link), &way, metric);
+        }
+    }
+
+    /// What the client sends from an address takes a way of its own.
+    fn lead(&self, family: &str, source: IpAddr, way: &str, table: u16) {
+        self.client.ip(&format!("{family}route replace {way} table {table}"));
+        // There may be the rule already.
+        let _ = self.client.try_run("ip", &format!("{family}rule del from {source} lookup {table}"));
+        self.client.ip(&format!("{family}rule add from {source} lookup {table}"));
     }
 }
 
@@ -415,7 +442,18 @@ impl Namespace {
 
     /// Leaves it to a daemon which paths the connections made from now on have.
     pub(crate) fn choose_user_space_path_management(&self) {
-        self.set_sysctl("net.mptcp.path_manager", "userspace");
+        self.choose_path_management(true);
+    }
+
+    /// Leaves it to a daemon or, if not, to the kernel.
+    pub(crate) fn choose_path_management(&self, user_space: bool) {
+        let value = if is_old_kernel() { ["0", "1"] } else { ["kernel", "userspace"] }[usize::from(user_space)];
+        self.set_sysctl(selector(), value);
+    }
+
+    /// Whether that is chosen.
+    pub(crate) fn has_user_space_path_management(&self) -> bool {
+        matches!(self.sysctl(selector()).as_str(), "1" | "userspace")
     }
 
     /// IPv4 packets that have arrived here.

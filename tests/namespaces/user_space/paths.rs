@@ -183,7 +183,7 @@ fn connections_that_the_kernels_path_manager_has_are_left_alone() {
         let mut daemon = start_managing(&net.client, "sspi");
         let mut between = Crowd::gather(&net, SocketAddr::new(SERVICE_V4, 5001), 1);
         wait_for_paths_to(&mut daemon, &net, 5001, &v4(0..2));
-        net.client.set_sysctl("net.mptcp.path_manager", "kernel");
+        net.client.choose_path_management(false);
         let _after = Crowd::gather(&net, SocketAddr::new(SERVICE_V4, 5002), 3);
         add_v4(&net, 2);
         wait_for_paths_to(&mut daemon, &net, 5001, &v4(0..3));
