@@ -337,6 +337,12 @@ impl Connection {
         self.own.iter_mut().for_each(|own| own.unlisted = own.announced);
     }
 
+    /// It is not known whether the kernel took an announcement.
+    pub(crate) fn may_not_be_announced(&mut self, address: IpAddr, id: AddressId) {
+        let own = self.own.iter_mut().filter(|own| own.address == address && own.id == id);
+        own.for_each(|own| own.unlisted = own.announced);
+    }
+
     /// The kernel holds it to be announced.
     pub(crate) fn is_announced(&mut self, address: IpAddr, id: AddressId) {
         for own in self.own.iter_mut().filter(|own| own.address == address && own.id == id) {

@@ -10,6 +10,7 @@ mod attempts;
 mod binding;
 mod closing;
 mod converge;
+mod guess;
 mod listing;
 mod managed;
 mod renewal;
@@ -527,8 +528,12 @@ impl Paths {
                 // The same file, `mptcp_userspace_pm_append_new_local_addr`: the kernel gave the address or
                 // the id away itself, to a join that it then rejected.
                 let clash = refusal.text == "did not match address and id";
+                let guesses = clash && self.listing.are_absent();
                 self.change(token, |managed| {
-                    managed.doubts_ids |= clash;
+                    managed.doubts_ids |= clash && !guesses;
+                    if guesses {
+                        managed.guess_other_id(asked);
+                    }
                     managed.refused(asked, policy, now)
                 });
             }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Paths;
-use super::managed::Asked;
+use super::managed::{Asked, Managed};
 use crate::command::PathCommand;
 use crate::engine::outbox::Outbox;
 use crate::engine::{Failure, Ticket};
@@ -39,6 +39,11 @@ impl Listing {
         self.not_before.filter(|_| self.asked.is_none() && !self.wanted.is_empty())
     }
 
+    /// Whether there are none.
+    pub(super) fn are_absent(&self) -> bool {
+        self.supported == Some(false)
+    }
+
     /// No answer will come.
     pub(super) fn forget(&mut self) {
         self.asked = None;
@@ -59,8 +64,8 @@ impl Paths {
                 return;
             }
             let Some(token) = self.listing.wanted.pop_front() else { return };
-            if self.listing.supported == Some(false) {
-                self.change(token, |managed| managed.accepted(Asked::List));
+            if self.listing.are_absent() {
+                self.change(token, Managed::guess_ids);
             } else if let Some(managed) = self.live.get_mut(token).filter(|managed| !managed.left_alone) {
                 managed.connection.begin_list();
                 managed.outlisted = false;

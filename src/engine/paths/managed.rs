@@ -338,6 +338,9 @@ impl Managed {
         // The outcome of the others is told by events.
         let unknown = matches!(asked, Asked::Announce(..) | Asked::List);
         self.doubts_ids |= unknown;
+        if let Asked::Announce(address, id) = asked {
+            self.connection.may_not_be_announced(address, id);
+        }
         self.listing &= asked != Asked::List;
         unknown
     }

@@ -236,6 +236,9 @@ impl Host {
             // What the file does not say is lost, and what it says is believed.
             socket.remotes = saved.map_or(Vec::new(), |saved| saved.remotes.clone());
             socket.initial_withdrawn = saved.is_some_and(|saved| saved.initial_withdrawn);
+            if self.kernel.old {
+                self.kernel.unlisted.insert(*token);
+            }
             if saved.is_none() {
                 self.kernel.unknown.insert(*token);
             }
@@ -690,6 +693,9 @@ impl Host {
                 continue;
             }
             self.check_backup(socket);
+            if self.kernel.unlisted.contains(&socket.told.token) {
+                continue;
+            }
             if socket.told.server_side {
                 self.check_announced(socket);
             } else {

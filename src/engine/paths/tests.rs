@@ -54,6 +54,8 @@ struct Bench {
     received: u64,
     /// Up to where the peer acknowledged it; all of it unless that is said.
     taken: Option<u64>,
+    /// The kernel lists its endpoints when it is asked for the addresses of a connection.
+    old: bool,
     /// Joins without an answer.
     begun: Vec<(SocketAddr, SocketAddr)>,
 }
@@ -89,6 +91,7 @@ impl Bench {
             written: 1,
             received: 1,
             taken: None,
+            old: false,
             begun: Vec::new(),
         }
     }
@@ -148,7 +151,10 @@ impl Bench {
                     }
                     Request::Path(PathCommand::ListAddresses(Token(0))) => {
                         let refusal = Refusal { errno: Errno::INVAL, text: "invalid token", missing: None };
-                        let result = Err(Failure::Refused(refusal));
+                        let result = if self.old { Ok(()) } else { Err(Failure::Refused(refusal)) };
+                        let (id, address, flags) = (AddressId(77), ip("10.0.1.1"), EndpointFlags::SIGNAL);
+                        let endpoint = Endpoint { id, address, port: 0, flags, if_index: None };
+                        assert!(!self.old || self.paths.collect(ticket, &endpoint));
                         assert!(self.paths.end(ticket, result, &self.policy, (&mut self.outbox, self.now)));
                     }
                     Request::Path(command) => self.asked.push((ticket, command)),
@@ -1142,4 +1148,39 @@ fn a_join_that_fails_shows_too_that_it_was_not_bound_and_one_of_the_peers_shows_
     let failed = Subflow { error: Some(Errno(110)), ..flow("10.0.1.1:50000", "192.0.2.1:80", 1) };
     bench.apply(MptcpEvent::SubflowClosed(failed));
     assert!(!bench.paths.ways.are_bound());
+}
+
+#[test]
+fn where_the_kernel_has_no_list_what_may_not_have_been_announced_is_announced_again() {
+    let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1", "10.0.2.1"]);
+    bench.old = true;
+    let made = bench.turn();
+    assert_eq!(made.len(), 2);
+    for _ in 0..2 {
+        bench.paths.forget_requests(bench.now);
+        assert_eq!(bench.turn(), made, "and its endpoint is not taken for an address of the connection");
+    }
+}
+
+#[test]
+fn where_the_kernel_has_no_list_an_id_that_it_refuses_is_that_of_a_subflow_or_another() {
+    let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
+    bench.old = true;
+    bench.turn();
+    bench.refuse_all("did not match address and id");
+    bench.turn();
+    let mut ids = Vec::new();
+    for subflow in [false, true] {
+        bench.later(Duration::from_secs(300));
+        let [PathCommand::Announce(made)] = bench.turn()[..] else { panic!() };
+        ids.push(made.id.0);
+        bench.refuse_all("did not match address and id");
+        if subflow {
+            bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.1.1:80", "192.0.2.1:40001", 9)));
+        }
+    }
+    bench.later(Duration::from_secs(300));
+    let [PathCommand::Announce(made)] = bench.turn()[..] else { panic!() };
+    ids.push(made.id.0);
+    assert!(ids[0] != ids[1] && ids[2] == 9, "{ids:?}");
 }

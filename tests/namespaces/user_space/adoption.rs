@@ -70,6 +70,11 @@ fn connections_are_managed_on_after_the_daemon_was_killed() {
 }
 
 #[test]
+fn fifty_connections_are_managed_on_after_the_daemon_was_killed() {
+    sandboxed(|| survive_a_kill(50));
+}
+
+#[test]
 fn a_thousand_connections_are_managed_on_after_the_daemon_was_killed() {
     sandboxed(|| survive_a_kill(1000));
 }

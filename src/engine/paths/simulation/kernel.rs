@@ -154,8 +154,10 @@ pub(super) struct Kernel {
     pub(super) routes: BTreeSet<(u32, bool)>,
     /// For IPv6, questions with a source are answered with another device.
     pub(super) prefers_another: bool,
-    /// It does no more than Linux 6.1: see `binding`.
+    /// It does no more than Linux 6.1: see `binding` and `guess`.
     pub(super) old: bool,
+    /// Nobody can know which ids it has for addresses on these.
+    pub(super) unlisted: BTreeSet<Token>,
     pub(super) sockets: BTreeMap<Token, Socket>,
     /// Sockets of which no CLOSED was told and no command may be sent for.
     pub(super) told_closed: BTreeSet<Token>,
@@ -187,6 +189,7 @@ impl Kernel {
             routes: BTreeSet::new(),
             prefers_another: false,
             old: false,
+            unlisted: BTreeSet::new(),
             sockets: BTreeMap::new(),
             told_closed: BTreeSet::new(),
             fates: BTreeMap::new(),
@@ -328,6 +331,10 @@ impl Kernel {
         | PathCommand::SetBackup(SubflowEnds { token, .. }, _)) = *command;
         let gone = self.told_closed.contains(&token) && token != Token(0);
         assert!(!gone, "the connection is gone: {command}");
+        if self.old && matches!(command, PathCommand::ListAddresses(_)) {
+            self.list_endpoints(ticket);
+            return Ok(());
+        }
         let socket = self.sockets.get(&token).ok_or(INVALID_TOKEN)?;
         if socket.kernel_manages && self.old {
             return Err((Errno::INVAL, "invalid request; userspace PM not selected"));
@@ -354,6 +361,14 @@ impl Kernel {
         let left = left.filter(|flow| self.is_visible(flow)).count();
         assert!(!self.informed || before == 0 || left > 0, "the last that worked: {command}");
         result
+    }
+
+    /// What is no concern of any connection.
+    fn list_endpoints(&mut self, ticket: Ticket) {
+        for (id, known) in (1..).zip(&self.addresses) {
+            let (id, address, flags) = (AddressId(id), known.address, EndpointFlags::SIGNAL);
+            self.answers.push_back(Told::Listed(ticket, Endpoint { id, address, port: 0, flags, if_index: None }));
+        }
     }
 
     fn answer_about_sockets(
@@ -651,6 +666,7 @@ impl Kernel {
     pub(super) fn open(&mut self, socket: Socket, random: &mut Random) {
         let token = socket.told.token;
         self.unknown.remove(&token);
+        self.unlisted.remove(&token);
         self.tell(MptcpEvent::Created(socket.told));
         self.sockets.insert(token, socket);
         if !random.one_in(12) {

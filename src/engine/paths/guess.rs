@@ -1,0 +1,32 @@
+//! The ids that this host's addresses have in a connection, where the kernel has no list of them (before Linux 6.9).
+
+use super::managed::{Asked, Managed};
+use crate::types::AddressId;
+
+impl Managed {
+    /// Ids are in doubt: those of subflows are right, and what may not have been announced is taken not to be, as
+    /// the kernel may be told the same twice; whether that changes what is wanted.
+    pub(super) fn guess_ids(&mut self) -> bool {
+        let ids: Vec<_> = self.connection.subflows.iter().map(|flow| (flow.local_address(), flow.local_id)).collect();
+        for (address, id) in ids.into_iter().filter(|(_, id)| id.0 != 0) {
+            self.connection.learn_id(address, id);
+        }
+        self.outlisted = false;
+        self.accepted(Asked::List)
+    }
+
+    /// The kernel knows that address by another id, or another by that one. A subflow may tell it; the initial
+    /// address has had id 0 if any.
+    pub(super) fn guess_other_id(&mut self, asked: Asked) {
+        let (Asked::Create(address, _) | Asked::Announce(address, _)) = asked else { return };
+        if address == self.connection.initial_address() {
+            return self.connection.learn_id(address, AddressId(0));
+        }
+        let own = self.connection.own.iter().find(|own| own.address == address).map(|own| own.id);
+        let mut flows = self.connection.subflows.iter().filter(|flow| flow.local_address() == address);
+        match flows.find(|flow| flow.local_id.0 != 0 && Some(flow.local_id) != own).map(|flow| flow.local_id) {
+            Some(id) => self.connection.learn_id(address, id),
+            None => own.into_iter().for_each(|id| self.connection.leave_id(id)),
+        }
+    }
+}
