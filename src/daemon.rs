@@ -418,7 +418,7 @@ impl Daemon {
                 self.sysctl = setup.sysctl;
                 self.sockets.queue = setup.queue;
                 self.path_manager = setup.path_manager;
-                self.engine.handle(Input::Configure(setup.policy), now);
+                self.configure_engine(setup.policy, now);
                 self.select_path_manager();
                 self.advice.begin_again(now);
                 match self.listen_as_needed() {
@@ -427,6 +427,19 @@ impl Daemon {
                 }
             }
             Err(line) => error!(self.log, "configuration not changed: {}", line),
+        }
+    }
+
+    /// What only events tell of connections outlives a time in which nobody manages them.
+    fn configure_engine(&mut self, policy: Policy, now: Instant) {
+        self.engine.save_connections_at_once(now);
+        while self.engine.has_unsaved_connections(now) {
+            self.store.save_connections(&mut self.engine);
+        }
+        let managed = self.engine.manages_connections();
+        self.engine.handle(Input::Configure(policy), now);
+        if self.engine.manages_connections() && !managed {
+            self.engine.recall(self.store.load_connections(), now);
         }
     }
 

@@ -46,7 +46,7 @@ impl Engine {
         known && self.stop.is_none() && self.manages_connections() && self.paths.is_current()
     }
 
-    /// Takes over what an earlier run knew of connections.
+    /// Takes over what was saved of connections, by an earlier run or when they ceased to be managed.
     pub(crate) fn recall(&mut self, saved: TokenMap<SavedConnection>, now: Instant) {
         if self.manages_connections() {
             self.paths.adopt(saved, now);
@@ -93,6 +93,13 @@ impl Engine {
     /// Whether something of connections is to be written now that must outlive the process.
     pub(crate) fn has_unsaved_connections(&self, now: Instant) -> bool {
         self.manages_connections() && self.paths.is_unsaved(now)
+    }
+
+    /// Connections may not be managed any more: what is unsaved is to be written now.
+    pub(crate) fn save_connections_at_once(&mut self, now: Instant) {
+        if self.manages_connections() {
+            self.paths.save_at_once(now);
+        }
     }
 
     /// Writes what changed of that since the last call.

@@ -125,10 +125,12 @@ impl Adoption {
 }
 
 impl Paths {
-    /// Connections may be there of which nothing is known, apart from what an earlier run saved.
+    /// Connections may be there of which nothing is known, apart from what was saved.
     pub(in crate::engine) fn adopt(&mut self, saved: TokenMap<SavedConnection>, now: Instant) {
-        self.adoption = Adoption { saved, ..Adoption::default() };
-        self.adoption.want(now);
+        self.adoption.saved = saved;
+        if self.adoption.stage == Stage::Done {
+            self.adoption.want(now);
+        }
     }
 
     /// The same, where what events there are is not worth anything: nobody has read them for long.

@@ -176,3 +176,26 @@ fn when_events_are_lost_everything_is_read_again_with_one_warning() {
         assert_eq!((lost, remarks.len()), (1, 1), "{remarks:?}");
     });
 }
+
+/// Chooses another path manager.
+fn choose(daemon: &mut Daemon, installation: &Installation, name: &str) {
+    let from = daemon.said().len();
+    installation.configure(&format!("[core]\npath-manager = \"{name}\"\n"));
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.wait_line(from, &["configuration read again"]);
+}
+
+#[test]
+fn what_was_known_of_connections_is_known_again_when_they_are_managed_again() {
+    sandboxed(|| {
+        let net = net_v4(1);
+        let installation = manager(&net, "fullmesh");
+        let mut daemon = installation.start(&[]);
+        let _crowd = Crowd::gather(&net, service(SERVICE_V4), 2);
+        wait_for_paths(&mut daemon, &net.client, 2, &v4(0..1));
+        choose(&mut daemon, &installation, "addr_adv");
+        choose(&mut daemon, &installation, "fullmesh");
+        add_link(&net, 1);
+        wait_for_paths(&mut daemon, &net.client, 2, &v4(0..2));
+    });
+}
