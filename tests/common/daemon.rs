@@ -232,6 +232,12 @@ impl Daemon {
         &self.said
     }
 
+    /// Takes what it has logged so far, which is forgotten here; nothing of it is waited for any more.
+    pub(crate) fn take_said(&mut self) -> Vec<String> {
+        self.said();
+        std::mem::take(&mut self.said)
+    }
+
     /// Waits for a line of a notification to the service manager.
     pub(crate) fn notified(&mut self, wanted: &str) {
         self.notified_of(|line| line == wanted, wanted);
@@ -350,6 +356,6 @@ fn time_left(deadline: Instant) -> Option<Duration> {
 }
 
 /// Whether a line is one of the debug log, in either of the forms on stderr.
-fn is_debug(line: &str) -> bool {
+pub(crate) fn is_debug(line: &str) -> bool {
     line.split(' ').take(4).any(|word| matches!(word, "DEBUG" | "DEBG"))
 }

@@ -26,6 +26,11 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// Where there can be no sandbox the test is skipped with the reason on stderr, or fails if the
 /// environment variable `CI` is set.
 pub(crate) fn sandboxed<F: FnOnce()>(test: F) {
+    sandboxed_for(DEADLINE, test);
+}
+
+/// The same for a test that may take so long.
+pub(crate) fn sandboxed_for<F: FnOnce()>(deadline: Duration, test: F) {
     let name = test_name::<F>();
     if is_inside() {
         set_up();
@@ -34,7 +39,7 @@ pub(crate) fn sandboxed<F: FnOnce()>(test: F) {
     }
     match unavailable() {
         Some(reason) => skip(name, &reason),
-        None => run_again(name),
+        None => run_again(name, deadline),
     }
 }
 
@@ -58,19 +63,19 @@ fn test_name<F>() -> &'static str {
     path.split_once("::").expect("a closure inside a test function").1
 }
 
-fn run_again(name: &'static str) {
+fn run_again(name: &'static str, deadline: Duration) {
     let mut command = command(&env::current_exe().expect("own path").to_string_lossy());
     command.args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]).env(INSIDE, name);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
     let stdout = collect(child.stdout.take().expect("piped"));
     let stderr = collect(child.stderr.take().expect("piped"));
-    let status = process::wait(&mut child, DEADLINE);
+    let status = process::wait(&mut child, deadline);
     if status.is_none() {
         end(&mut child);
     }
     let (stdout, stderr) = (stdout.join().expect("reader"), stderr.join().expect("reader"));
     if !passed(status, &stderr, name) {
-        let ended = status.map_or(format!("no end after {DEADLINE:?}"), |status| status.to_string());
+        let ended = status.map_or(format!("no end after {deadline:?}"), |status| status.to_string());
         panic!("{name}, in its sandbox: {ended}\n{stderr}\n{stdout}");
     }
     for line in stderr.lines().filter(|line| line.starts_with(MEASURED)) {

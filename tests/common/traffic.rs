@@ -69,7 +69,8 @@ impl Counter {
     }
 }
 
-fn mptcp_socket(address: SocketAddr) -> io::Result<rustix::fd::OwnedFd> {
+/// An MPTCP socket of the family of an address, in the namespace of the calling thread.
+pub(crate) fn mptcp_socket(address: SocketAddr) -> io::Result<rustix::fd::OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     // A daemon that is started later must not hold them open.
     Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::MPTCP))?)

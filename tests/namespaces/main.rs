@@ -9,6 +9,7 @@
 mod addresses;
 mod advice;
 mod changes;
+mod chaos;
 mod connections;
 mod dump;
 mod foreign;
