@@ -80,6 +80,8 @@ pub(super) struct Paths {
     usable: Vec<(IpAddr, IfIndex)>,
     /// When a connection is to be looked at again; an entry counts if the connection says the same.
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
+    /// When there are so many, those that do not count are dropped.
+    most_timers: usize,
     /// Commands that are not answered yet, in the order in which they were sent.
     asked: VecDeque<(Ticket, Token, Asked)>,
     ways: Ways,
@@ -138,6 +140,7 @@ impl Paths {
             rerouted: false,
             usable: Vec::new(),
             timers: BinaryHeap::new(),
+            most_timers: 64,
             asked: VecDeque::new(),
             ways: Ways::default(),
             ids: Ids::default(),
@@ -440,25 +443,36 @@ impl Paths {
 
     /// What waits for nothing any more is dropped before it outgrows what is.
     fn tidy_timers(&mut self) {
-        if self.timers.len() > 2 * self.live.len() + 64 || self.live.is_empty() {
-            let wakes = self.live.iter().filter_map(|(token, managed)| Some(Reverse((managed.wake?, token))));
-            self.timers = wakes.collect();
+        if self.timers.len() < self.most_timers && !self.live.is_empty() {
+            return;
         }
+        let live = &self.live;
+        let counts = |time: Instant, token| live.get(token).is_some_and(|managed| managed.wake == Some(time));
+        self.timers.retain(|Reverse((time, token))| counts(*time, *token));
+        self.most_timers = 2 * self.timers.len() + 64;
+        self.timers.shrink_to(self.most_timers);
     }
 
     /// Every connection is to be looked at; those that still wait for an earlier sweep come first, then the
     /// busiest.
     fn begin_sweep(&mut self, host: &Host<'_>) {
         let returned = self.take_usable(host);
-        let mut swept = Vec::new();
+        // So many are watched at most.
+        let mut busy = Vec::new();
         for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
             managed.forgive(&returned);
-            if !std::mem::replace(&mut managed.swept, true) {
-                swept.push((self.liveness.rate(token), token));
+            let rate = self.liveness.rate(token);
+            if rate > 0 && !std::mem::replace(&mut managed.swept, true) {
+                busy.push((rate, token));
             }
         }
-        swept.sort_by_key(|(rate, _)| Reverse(*rate));
-        self.sweep.extend(swept.into_iter().map(|(_, token)| token));
+        busy.sort_unstable_by_key(|(rate, _)| Reverse(*rate));
+        self.sweep.extend(busy.into_iter().map(|(_, token)| token));
+        for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
+            if !std::mem::replace(&mut managed.swept, true) {
+                self.sweep.push_back(token);
+            }
+        }
     }
 
     /// Takes the addresses that are usable now; says which are so that were not before.
