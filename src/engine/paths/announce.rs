@@ -53,6 +53,9 @@ impl Task<'_, '_> {
         let fits = |port: u16| want.port.is_none_or(|wanted| wanted == port);
         let own = connection.own.iter().find(|own| own.announced && own.address == want.address && fits(own.port));
         let announced = own.map(|own| own.port);
+        if announced.is_none() && self.managed.may_be_of_either_side() {
+            return None;
+        }
         // For the kernel a join through a translator is one to this host's address, whose other ports were
         // not announced (net/mptcp/pm.c, `mptcp_pm_sport_in_anno_list`).
         let elsewhere = want.address != want.local;

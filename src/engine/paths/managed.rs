@@ -195,6 +195,11 @@ impl Managed {
         news
     }
 
+    /// Whether nothing says which side this is; nor could the peer be told anything.
+    pub(super) fn may_be_of_either_side(&self) -> bool {
+        self.role_in_doubt && self.connection.subflows.is_empty()
+    }
+
     pub(super) fn subflow_established(&mut self, told: &event::Subflow, now: Instant) {
         let (local, remote) = (told.local.ip().to_canonical(), plain(told.remote));
         // A failure without a port may have been taken for one of this path, and the attempt be forgotten.

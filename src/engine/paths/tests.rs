@@ -607,6 +607,16 @@ fn an_announcement_that_cannot_be_withdrawn_without_loss_waits() {
 }
 
 #[test]
+fn of_a_connection_that_was_found_without_a_subflow_nothing_is_announced_before_it_has_one() {
+    let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
+    bench.managed().role_in_doubt = true;
+    bench.apply(MptcpEvent::SubflowClosed(flow("10.0.0.1:80", "192.0.2.1:40000", 0)));
+    assert_eq!(bench.turn(), []);
+    bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.0.1:80", "192.0.2.1:40002", 0)));
+    assert!(matches!(bench.turn()[..], [PathCommand::Announce(made)] if made.address == ip("10.0.1.1")));
+}
+
+#[test]
 fn a_refused_announcement_is_made_again_later_with_the_id_that_the_kernel_has() {
     let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);
     let made = bench.turn();
