@@ -92,14 +92,22 @@ impl Chaos {
     fn run(mut self, time: Duration) {
         let begun = Instant::now();
         // The last of the daemons lives through a good part of it.
-        let last_kill = begun + time * 2 / 3;
+        let last_kill = time * 2 / 3;
         while begun.elapsed() < time {
-            self.step(Instant::now() < last_kill);
+            self.step(begun.elapsed() < last_kill);
+            if self.reign.kills == 0 && begun.elapsed() > time / 2 {
+                self.replace_daemon();
+            }
             self.reign.listen();
             self.forget_doubtful();
             thread::sleep(self.random.time(0..120));
         }
         self.end();
+    }
+
+    fn replace_daemon(&mut self) {
+        let Self { random, links, reign, .. } = self;
+        reign.replace(random, |random| links.disturb(random));
     }
 
     /// A daemon that was killed, lost events or did not manage connections for a while does not know what it
@@ -120,9 +128,9 @@ impl Chaos {
             0..60 => links.disturb(random),
             60..68 => links.kill_subflows(random),
             68..73 => reign.suspend(random, |random| links.disturb(random)),
-            73..78 if may_kill => reign.replace(random, |random| links.disturb(random)),
-            78..84 => reign.reload(random),
-            84..88 => drop(net.client.ip("mptcp endpoint flush")),
+            73..75 if may_kill => self.replace_daemon(),
+            75..81 => reign.reload(random),
+            81..88 => drop(net.client.ip("mptcp endpoint flush")),
             88..91 => reign.daemon.signal(Signal::USR1),
             91..98 if guests.len() < MOST_GUESTS => guests.extend(house.admit(random)),
             98.. if guests.len() > GUESTS => drop(guests.swap_remove(GUESTS)),
