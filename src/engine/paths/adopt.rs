@@ -111,6 +111,11 @@ impl Adoption {
         self.stage = Stage::Wanted(self.not_before.take().map_or(now, |time| time.max(now)));
     }
 
+    /// What was saved of connections that have not been looked for yet.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &SavedConnection> {
+        self.saved.values()
+    }
+
     fn has_work(&self) -> bool {
         match self.stage {
             Stage::Draining | Stage::Listing(_, None) | Stage::Following => true,

@@ -84,6 +84,7 @@ impl Paths {
     /// Writes everything.
     pub(in crate::engine) fn write_all(&mut self, lines: &mut String) {
         self.saving = Saving::default();
+        self.adoption.pending().for_each(|saved| state_file::encode_connection(saved, lines));
         for (token, managed) in self.live.iter_mut() {
             managed.write(token, lines);
         }

@@ -10,6 +10,7 @@ use crate::diag::{self, Cookie, Role, SocketId, SubflowFlags, TcpState, Transfer
 use crate::engine::{Note, Output};
 use crate::event::{Announcement, Connection, Subflow};
 use crate::plugin::{Cause, ConnectionView, LocalAddress, Paths as Wants, Side, Unusable, WantedAnnouncement};
+use crate::state_file::SavedConnection;
 use crate::types::{AddressId, Errno, Family};
 use crate::wire::Refusal;
 
@@ -614,6 +615,19 @@ fn of_a_connection_that_was_found_without_a_subflow_nothing_is_announced_before_
     assert_eq!(bench.turn(), []);
     bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.0.1:80", "192.0.2.1:40002", 0)));
     assert!(matches!(bench.turn()[..], [PathCommand::Announce(made)] if made.address == ip("10.0.1.1")));
+}
+
+#[test]
+fn what_was_saved_is_not_lost_by_what_is_written_before_the_connections_are_read() {
+    let mut bench = Bench::new(&["10.0.0.1"]);
+    let (local, remote) = (end("10.0.0.1:40009"), end("192.0.2.1:80"));
+    let (deny_join_id0, initial_withdrawn, remotes) = (true, false, Vec::new());
+    let saved = SavedConnection { token: Token(9), local, remote, deny_join_id0, initial_withdrawn, remotes };
+    bench.paths.adopt([(Token(9), saved)].into_iter().collect(), bench.now);
+    bench.open(client("10.0.0.1:40000", "192.0.2.1:80"));
+    let mut lines = String::new();
+    bench.paths.write_all(&mut lines);
+    assert_eq!(lines, "open 9 10.0.0.1:40009 192.0.2.1:80 denied\nopen 7 10.0.0.1:40000 192.0.2.1:80\n");
 }
 
 #[test]
