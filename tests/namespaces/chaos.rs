@@ -265,7 +265,8 @@ fn wait_for_endpoints(reign: &mut Reign, net: &Net, links: &Links) {
             backup: endpoint.flags == ["backup", "subflow"],
             interface: endpoint.dev.unwrap_or_default(),
         };
-        there = net.client.endpoints().into_iter().map(place).collect();
+        let of_others = |endpoint: &Endpoint| endpoint.flags == ["implicit"];
+        there = net.client.endpoints().into_iter().filter(|endpoint| !of_others(endpoint)).map(place).collect();
         there.sort();
         if there == wanted {
             return;
