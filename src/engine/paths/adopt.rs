@@ -54,11 +54,14 @@ enum List {
 impl List {
     const FIRST: Self = Self::Connections(Family::V4);
 
-    fn next(self) -> Option<Self> {
+    /// The next, after these families of connections were listed. A list of subflows is one of every TCP socket, for
+    /// which the kernel walks through a large table: it is made only where there may be one.
+    fn next(self, listed: &Listed) -> Option<Self> {
         match self {
             Self::Connections(Family::V4) => Some(Self::Connections(Family::V6)),
-            Self::Connections(Family::V6) => Some(Self::Subflows(Family::V4)),
-            Self::Subflows(Family::V4) => Some(Self::Subflows(Family::V6)),
+            Self::Connections(Family::V6) => (listed.v4 || listed.v6).then_some(Self::Subflows(Family::V4)),
+            // IPv4 connections have no others.
+            Self::Subflows(Family::V4) => listed.v6.then_some(Self::Subflows(Family::V6)),
             Self::Subflows(Family::V6) => None,
         }
     }
@@ -69,6 +72,13 @@ impl List {
             Self::Subflows(family) => SocketRequest::Subflows(family),
         }
     }
+}
+
+/// Families of which there are connections.
+#[derive(Clone, Copy, Debug, Default)]
+struct Listed {
+    v4: bool,
+    v6: bool,
 }
 
 /// How reading what there is goes.
@@ -84,6 +94,7 @@ pub(super) struct Adoption {
     missing: Vec<(Token, Option<(SocketAddr, SocketAddr)>)>,
     /// Found in this reading and not known before.
     found: (usize, usize),
+    listed: Listed,
     /// It has been done once.
     complete: bool,
 }
@@ -97,6 +108,7 @@ impl Default for Adoption {
             saved: TokenMap::default(),
             missing: Vec::new(),
             found: (0, 0),
+            listed: Listed::default(),
             complete: false,
         }
     }
@@ -211,6 +223,7 @@ impl Paths {
     fn begin_listing(&mut self) {
         self.adoption.stage = Stage::Listing(List::FIRST, None);
         self.adoption.found = (0, 0);
+        self.adoption.listed = Listed::default();
         self.adoption.missing.clear();
         for (_, managed) in self.live.iter_mut() {
             managed.listed = false;
@@ -245,6 +258,10 @@ impl Paths {
             return;
         }
         let (local, remote) = (socket.id.local, socket.id.remote);
+        match Family::of(local.ip()) {
+            Family::V4 => self.adoption.listed.v4 = true,
+            Family::V6 => self.adoption.listed.v6 = true,
+        }
         let is_it = |managed: &&mut Managed| managed.connection.is_between(local, remote);
         if let Some(managed) = self.live.get_mut(token).filter(is_it) {
             (managed.listed, managed.half_closed) = (true, half_closed);
@@ -290,7 +307,7 @@ impl Paths {
         if asked != ticket {
             return false;
         }
-        match (result, list.next()) {
+        match (result, list.next(&self.adoption.listed)) {
             (Ok(()), Some(next)) => self.adoption.stage = Stage::Listing(next, None),
             (Ok(()), None) => self.begin_missing(policy, now),
             (Err(Failure::Refused(refusal)), _) if refusal.errno != Errno::BUSY => self.cannot_list(),

@@ -1208,3 +1208,47 @@ fn where_the_kernel_has_no_list_an_id_that_it_refuses_is_that_of_a_subflow_or_an
     ids.push(made.id.0);
     assert!(ids[0] != ids[1] && ids[2] == 9, "{ids:?}");
 }
+
+/// Plays the lists of what there is, with a connection of each of these families, and says what was listed.
+fn lists(bench: &mut Bench, connections: &[Family]) -> Vec<String> {
+    let mut asked = Vec::new();
+    bench.paths.adopt(Default::default(), bench.now);
+    while !bench.paths.awaits_drain() {
+        bench.paths.advance_adoption(&mut bench.outbox, bench.now);
+        let Some(Output::Send(ticket, Request::Sockets(request))) = bench.outbox.next() else { break };
+        asked.push(request.to_string());
+        if let SocketRequest::Connections(family) = request {
+            for found in connections.iter().filter(|found| **found == family) {
+                let v4 = *found == Family::V4;
+                let (local, remote) =
+                    if v4 { ("10.0.0.1:1", "192.0.2.1:80") } else { ("[fd00::1]:1", "[2001:db8::1]:80") };
+                let token = Token(if v4 { 4 } else { 6 });
+                let info = diag::ConnectionInfo {
+                    token,
+                    fallback: false,
+                    write_sequence: 0,
+                    unacknowledged: 0,
+                    receive_next: 0,
+                };
+                let listed = diag::Socket { role: Role::Connection(info), ..socket(end(local), end(remote)) };
+                bench.paths.collect_listed(ticket, &listed, bench.now);
+            }
+        }
+        assert!(bench.paths.end(ticket, Ok(()), &bench.policy, (&mut bench.outbox, bench.now)));
+    }
+    bench.paths.events_drained(&mut bench.outbox, bench.now);
+    asked
+}
+
+#[test]
+fn subflows_are_listed_only_of_families_that_connections_can_have() {
+    let [connections, flows] =
+        ["connections", "subflows"].map(|what| ["ipv4", "ipv6"].map(|family| format!("list {family} {what}")));
+    for (families, subflows) in [(&[][..], 0), (&[Family::V4], 1), (&[Family::V6], 2), (&[Family::V4, Family::V6], 2)] {
+        let mut bench = Bench::new(&["10.0.0.1"]);
+        let expected: Vec<_> = connections.iter().chain(&flows[..subflows]).cloned().collect();
+        assert_eq!(lists(&mut bench, families), expected, "{families:?}");
+        assert!(bench.paths.is_current());
+        assert_eq!(bench.paths.live.len(), families.len());
+    }
+}
