@@ -7,6 +7,7 @@
 mod endpoints;
 mod figures;
 mod ids;
+mod inout;
 mod listeners;
 mod managing;
 mod note;
@@ -24,11 +25,11 @@ mod uplinks;
 mod verdicts;
 mod ways;
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::endpoints::{Endpoints, Progress};
 pub(crate) use self::figures::Figures;
+pub(crate) use self::inout::{Answer, Failure, Input, Output};
 use self::listeners::Listeners;
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
@@ -40,88 +41,16 @@ use self::retry::Backoff;
 use self::routes::{Routes, Way};
 use self::uplinks::Uplinks;
 use crate::command::{PmCommand, Request, RouteQuestion};
-use crate::diag::Socket;
-use crate::event::{Endpoint, Limits, MptcpEvent, NetworkEvent, RouteAnswer};
+use crate::event::NetworkEvent;
 use crate::network::{Change, Network};
 use crate::plugin::{LocalAddress, PathManager, View};
 use crate::rules::{PathPolicy, Rules};
 use crate::state_file::SavedState;
-use crate::types::{Errno, IfIndex};
-use crate::wire::Refusal;
+use crate::types::IfIndex;
 
 /// Names a request; its answers carry the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ticket(pub(crate) u32);
-
-/// What happened.
-#[derive(Debug)]
-pub(crate) enum Input<'a> {
-    /// The host's network changed, or this is how it is, as an answer to that request.
-    Network { event: NetworkEvent<'a>, dump: Option<Ticket> },
-    /// Something happened to a connection.
-    Mptcp(MptcpEvent),
-    /// Part of an answer.
-    Answer(Ticket, Answer<'a>),
-    /// A request is done; no more answers follow.
-    End(Ticket, Result<(), Failure<'a>>),
-    /// Messages about the network were lost; those from before are still to come.
-    NetworkLost,
-    /// There are no more messages about the network for now.
-    NetworkDrained,
-    /// What became of a wish to [listen](Output::Listen): where, or why not.
-    Listening { wanted: SocketAddr, result: Result<SocketAddr, Errno> },
-    /// Whether new connections use TCP timestamps.
-    Timestamps(bool),
-    /// Answers of the kernel's path manager were lost.
-    AnswersLost,
-    /// Events of connections were lost; those from before are still to come.
-    EventsLost,
-    /// There are no more events of connections for now.
-    EventsDrained,
-    /// The process or the machine slept, for all one knows.
-    Resumed,
-    /// The configuration is another now.
-    Configure(Policy),
-    /// Finish; `remove`: taking away what is ours.
-    Stop { remove: bool },
-}
-
-/// Part of an answer to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer<'a> {
-    Endpoint(Endpoint),
-    Limits(Limits),
-    Route(RouteAnswer),
-    Socket(&'a Socket),
-}
-
-/// Why a request failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure<'a> {
-    /// The kernel says why.
-    Refused(Refusal<'a>),
-    /// The state changed while it was dumped.
-    Interrupted,
-}
-
-/// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Output {
-    /// Send a request.
-    Send(Ticket, Request),
-    /// Listen there for Multipath TCP, on any port if it is 0.
-    Listen(SocketAddr),
-    /// Listen there no more; subflows that were joined stay.
-    Unlisten(SocketAddr),
-    /// Tell the log.
-    Log(Note),
-    /// Other interfaces than before have usable addresses.
-    Uplinks,
-    /// For the first time, all is as it should be.
-    Ready,
-    /// Stopping is complete: the process may end.
-    Done,
-}
 
 /// What the configuration asks for.
 pub(crate) struct Policy {

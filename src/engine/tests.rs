@@ -1,10 +1,11 @@
 //! Single decisions of the engine, one after the other, on virtual time.
 
 use super::*;
-use crate::event::{Address, AddressFlags, Link, LinkFlags, Scope};
+use crate::event::{Address, AddressFlags, Endpoint, Limits, Link, LinkFlags, MptcpEvent, RouteAnswer, Scope};
 use crate::plugin::{Endpoints as Wanted, Unusable, WantedEndpoint};
 use crate::rules::{Glob, Interfaces, Rule};
 use crate::types::{AddressId, EndpointFlags, Errno, NotifyFlags, Use};
+use crate::wire::Refusal;
 
 struct Everything;
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::command::{NewSubflow, PathCommand, SocketRequest, SubflowEnds};
 use crate::diag::{self, Cookie, Role, SocketId, SubflowFlags, TcpState, Transfer};
 use crate::engine::{Note, Output};
-use crate::event::{Announcement, Connection, Subflow};
+use crate::event::{Announcement, Connection, MptcpEvent, Subflow};
 use crate::plugin::{Cause, ConnectionView, LocalAddress, Paths as Wants, Side, Unusable, WantedAnnouncement};
 use crate::state_file::SavedConnection;
 use crate::types::{AddressId, Errno, Family};
