@@ -19,6 +19,11 @@ fn manager(net: &Net, name: &str) -> Installation {
     installation
 }
 
+/// How many files the daemon has open.
+fn descriptors(daemon: &Daemon) -> usize {
+    fs::read_dir(format!("/run/proc/{}/fd", daemon.pid())).unwrap().count()
+}
+
 /// Waits until so many connections are written down.
 fn wait_until_saved(daemon: &mut Daemon, installation: &Installation, connections: usize) {
     let file = installation.state_file("connections");
@@ -197,5 +202,36 @@ fn what_was_known_of_connections_is_known_again_when_they_are_managed_again() {
         choose(&mut daemon, &installation, "fullmesh");
         add_link(&net, 1);
         wait_for_paths(&mut daemon, &net.client, 2, &v4(0..2));
+    });
+}
+
+#[test]
+fn a_thousand_reloads_leave_nothing_behind_and_connections_as_they_were() {
+    sandboxed(|| {
+        let net = net_v4(2);
+        let installation = manager(&net, "fullmesh");
+        let mut daemon = installation.start(&[]);
+        let mut crowd = Crowd::gather(&net, service(SERVICE_V4), 20);
+        wait_for_paths(&mut daemon, &net.client, 20, &v4(0..2));
+        let mut reload = |times| {
+            for number in 0..times {
+                let warm = number % 2 == 0;
+                installation.configure(&format!(
+                    "[core]\npath-manager = \"{}\"\n[pm.handover]\nwarm = {warm}\n",
+                    if warm { "fullmesh" } else { "sspi" }
+                ));
+                daemon.signal(rustix::process::Signal::HUP);
+                daemon.notified("READY=1");
+            }
+            // The first look at memory makes processes visible here.
+            let memory = daemon.private_memory();
+            (descriptors(&daemon), memory)
+        };
+        let (files, memory) = reload(50);
+        let (later, more) = reload(1000);
+        assert_eq!(files, later, "descriptors");
+        assert!(more < memory + 256, "{memory} KiB before, {more} KiB after");
+        assert_eq!(net.client.paths_of_each().values().filter(|paths| **paths == v4(0..2)).count(), 20);
+        crowd.talk();
     });
 }
