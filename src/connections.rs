@@ -149,6 +149,8 @@ pub(crate) struct OwnAddress {
     pub(crate) announced: bool,
     /// The kernel is asked whether it is.
     pub(crate) unlisted: bool,
+    /// It may not be, and the kernel cannot be asked.
+    pub(crate) doubtful: bool,
 }
 
 /// As many announced addresses of a peer are remembered for one connection.
@@ -319,7 +321,7 @@ impl Connection {
             return;
         }
         if !self.own.iter().any(|own| own.address == address && own.id == id) {
-            self.remember_id(OwnAddress { address, port: 0, id, announced: false, unlisted: false });
+            self.remember_id(OwnAddress { address, port: 0, id, announced: false, unlisted: false, doubtful: false });
         }
     }
 
@@ -348,6 +350,15 @@ impl Connection {
         for own in self.own.iter_mut().filter(|own| own.address == address && own.id == id) {
             (own.announced, own.unlisted) = (true, false);
         }
+    }
+
+    /// The kernel cannot be asked; whether that leaves something in doubt.
+    pub(crate) fn have_no_list(&mut self) -> bool {
+        let mut any = false;
+        for own in self.own.iter_mut().filter(|own| own.unlisted) {
+            (own.unlisted, own.doubtful, any) = (false, true, true);
+        }
+        any
     }
 
     /// What was announced when the kernel was asked and it did not name is not; whether there is such.
@@ -565,7 +576,14 @@ mod tests {
     fn ids_are_learnt_from_subflows_and_the_kernel_is_right() {
         let mut known = connection("10.0.0.1:40000", "192.0.2.1:80");
         let [b, c] = ["10.0.1.1", "10.0.2.1"].map(|text| text.parse::<IpAddr>().unwrap());
-        known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(1), announced: true, unlisted: false });
+        known.remember_id(OwnAddress {
+            address: b,
+            port: 0,
+            id: AddressId(1),
+            announced: true,
+            unlisted: false,
+            doubtful: false,
+        });
         let joined = subflow("10.0.2.1:40000", "192.0.2.1:80", 1);
         assert!(
             known.add_subflow(&joined, Origin::Peer, Some(false), Instant::now()),
@@ -575,7 +593,14 @@ mod tests {
         known.not_announced(b, AddressId(1));
         assert!(!known.add_subflow(&joined, Origin::Peer, Some(false), Instant::now()));
         assert_eq!((known.id_of(b, 0), known.id_of(c, 0)), (None, Some(AddressId(1))));
-        known.remember_id(OwnAddress { address: b, port: 0, id: AddressId(2), announced: true, unlisted: false });
+        known.remember_id(OwnAddress {
+            address: b,
+            port: 0,
+            id: AddressId(2),
+            announced: true,
+            unlisted: false,
+            doubtful: false,
+        });
         known.learn_id(b, AddressId(5));
         assert_eq!(known.id_of(b, 0), Some(AddressId(5)));
         assert_eq!(known.id_of(known.initial_address(), 0), Some(AddressId(0)));
@@ -592,7 +617,14 @@ mod tests {
         known.add_subflow(&subflow("10.0.1.1:40000", "192.0.2.1:80", 200), Origin::Local, Some(false), Instant::now());
         for id in 1..=150 {
             let address = IpAddr::from([10, 9, 9, id]);
-            known.remember_id(OwnAddress { address, port: 0, id: AddressId(id), announced: id == 1, unlisted: false });
+            known.remember_id(OwnAddress {
+                address,
+                port: 0,
+                id: AddressId(id),
+                announced: id == 1,
+                unlisted: false,
+                doubtful: false,
+            });
         }
         assert!(known.own.len() <= MOST_OWN + 1, "{}", known.own.len());
         assert!(known.is_taken(AddressId(200)) && known.is_taken(AddressId(1)));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::converge::Task;
 use super::managed::Asked;
 use crate::command::{Advertisement, PathCommand};
-use crate::connections::Subflow;
+use crate::connections::{OwnAddress, Subflow};
 use crate::engine::listeners::Need;
 use crate::plugin::WantedAnnouncement;
 use crate::types::AddressId;
@@ -113,7 +113,11 @@ impl Task<'_, '_> {
         // The initial address has no id that could be announced.
         let Some(id) = self.id_for(address, port).filter(|id| *id != AddressId(0)) else { return };
         let own = self.managed.connection.own.iter_mut().find(|own| own.id == id && own.port == port);
-        if own.is_some_and(|own| !std::mem::replace(&mut own.announced, true)) {
+        let is_needed = |own: &mut OwnAddress| {
+            let doubtful = std::mem::take(&mut own.doubtful);
+            !std::mem::replace(&mut own.announced, true) || doubtful
+        };
+        if own.is_some_and(is_needed) {
             let advertisement = Advertisement { token: self.token, id, address, port };
             self.send(PathCommand::Announce(advertisement), Asked::Announce(address, id));
         }

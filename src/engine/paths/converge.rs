@@ -424,7 +424,7 @@ impl Task<'_, '_> {
         if port == 0 {
             self.ids.remember(address, id);
         }
-        connection.remember_id(OwnAddress { address, port, id, announced: false, unlisted: false });
+        connection.remember_id(OwnAddress { address, port, id, announced: false, unlisted: false, doubtful: false });
         Some(id)
     }
 }

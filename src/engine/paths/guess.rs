@@ -4,15 +4,17 @@ use super::managed::{Asked, Managed};
 use crate::types::AddressId;
 
 impl Managed {
-    /// Ids are in doubt: those of subflows are right, and what may not have been announced is taken not to be, as
-    /// the kernel may be told the same twice; whether that changes what is wanted.
+    /// Ids are in doubt: those of subflows are right, and what may not have been announced is announced again where
+    /// it is wanted, as the kernel may be told the same twice, and withdrawn where it is not; whether there is
+    /// something to be done.
     pub(super) fn guess_ids(&mut self) -> bool {
         let ids: Vec<_> = self.connection.subflows.iter().map(|flow| (flow.local_address(), flow.local_id)).collect();
         for (address, id) in ids.into_iter().filter(|(_, id)| id.0 != 0) {
             self.connection.learn_id(address, id);
         }
-        self.outlisted = false;
-        self.accepted(Asked::List)
+        (self.outlisted, self.listing) = (false, false);
+        let awaited = std::mem::take(&mut self.awaits_list);
+        self.connection.have_no_list() || awaited
     }
 
     /// The kernel knows that address by another id, or another by that one. A subflow may tell it; the initial
