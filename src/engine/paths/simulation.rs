@@ -117,6 +117,11 @@ fn random_ranks(random: &mut Random) -> (Interfaces, BTreeMap<u32, (i32, bool)>)
     (Interfaces::new(ranks.iter().map(rule).collect()), ranks)
 }
 
+/// Whether no other host can have the address.
+fn is_nonsense(remote: SocketAddr) -> bool {
+    remote.ip().is_loopback() || remote.ip() == "fe80::2".parse::<IpAddr>().unwrap()
+}
+
 fn scope() -> state_file::Scope {
     state_file::Scope { boot: "boot".to_owned(), namespace: (4, 7) }
 }
@@ -327,6 +332,11 @@ impl Host {
             return;
         }
         let remote = plain(listed.id.remote);
+        // What cannot be joined is not remembered.
+        let v6 = socket.told.local.is_ipv6();
+        socket
+            .remotes
+            .retain(|(id, known)| *id != info.remote_id || !(is_nonsense(*known) || (known.is_ipv6() && !v6)));
         let known = socket.remotes.iter().any(|(id, known)| *id == info.remote_id || *known == remote);
         if remote == plain(socket.told.remote) {
             self.kernel.unknown.remove(&info.token);
@@ -789,7 +799,7 @@ impl Host {
         }
         for (_, remote) in &socket.remotes {
             let denied = denies && *remote == initial;
-            let nonsense = remote.ip().is_loopback() || remote.ip() == "fe80::2".parse::<IpAddr>().unwrap();
+            let nonsense = is_nonsense(*remote);
             let carried = socket.told.local.is_ipv6() || remote.is_ipv4();
             if carried && !denied && !nonsense && !self.is_own(remote.ip()) && !remotes.contains(remote) {
                 remotes.push(*remote);
