@@ -1,5 +1,6 @@
 //! The links of the client: broken, mended and changed, and what they are to be used for in the end.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::thread;
 
@@ -50,16 +51,14 @@ impl Links {
     }
 
     /// Every address that is to be used when all is whole.
-    pub(super) fn places(&self) -> Vec<Place> {
+    pub(super) fn places(&self) -> BTreeSet<Place> {
         let of_link = |link: &Link| {
             let (backup, interface, number) = (link.renamed, link.name(), link.number);
             let extras = (self.extra == Some(number)).then(|| [extra_v4(number), extra_v6(number)]);
             let all = [client_v4(number), client_v6(number)].into_iter().chain(extras.into_iter().flatten());
             all.map(move |address| Place { address, backup, interface: interface.clone() }).collect::<Vec<_>>()
         };
-        let mut places: Vec<_> = self.links.iter().flat_map(of_link).collect();
-        places.sort();
-        places
+        self.links.iter().flat_map(of_link).collect()
     }
 
     /// Changes something.
