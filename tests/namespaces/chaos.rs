@@ -29,9 +29,6 @@ use reign::{Reign, descriptors};
 /// Connections that are there from the beginning, and at most.
 const GUESTS: usize = 8;
 const MOST_GUESTS: usize = 20;
-/// A connection of this age has been written down, a second after the daemon heard of it, which may have been
-/// suspended and have much to catch up with.
-const WRITTEN_DOWN: Duration = Duration::from_secs(10);
 /// So many the kernel takes (net/mptcp/protocol.h, `MPTCP_PM_ADDR_MAX`).
 const MOST_ENDPOINTS: usize = 8;
 /// Private memory that a daemon may have kept from times when it knew many connections, in KiB.
@@ -112,14 +109,12 @@ impl Chaos {
     }
 
     /// A daemon that was killed, lost events or did not manage connections for a while does not know what it
-    /// had not written down: whether the peer allows joins. What it then does is not known here.
+    /// had not written down: whether the peer allows joins. What it does then is not known here. The first
+    /// had been written down before all that.
     fn forget_doubtful(&mut self) {
-        if self.reign.take_doubt() {
-            let mut place = 0;
-            self.guests.retain(|guest| {
-                place += 1;
-                place <= GUESTS || guest.since.elapsed() > WRITTEN_DOWN
-            });
+        if let Some(written) = self.reign.take_doubt() {
+            let later = self.guests.split_off(GUESTS);
+            self.guests.extend(later.into_iter().filter(|guest| written.contains(&guest.token)));
         }
     }
 
@@ -213,15 +208,18 @@ fn flows(net: &Net) -> BTreeMap<u32, Vec<Subflow>> {
     each
 }
 
-/// Waits until nothing is wrong with the subflows of these connections, as far as they are managed.
+/// Waits until nothing is wrong with the subflows of these connections.
 fn wait_for(reign: &mut Reign, net: &Net, guests: &[Guest], wrong: impl Fn(&Guest, &[Subflow]) -> Option<String>) {
     eventually(reign, || {
         let each = flows(net);
         let of = |guest: &Guest| each.get(&guest.token).map_or(&[][..], Vec::as_slice);
         let silent = guests.iter().find(|guest| !guest.talks());
-        assert!(silent.is_none(), "a connection cannot talk any more: {:#?}", silent.map(of));
-        let managed = guests.iter().filter(|guest| !guest.is_the_kernels);
-        let wrong: Vec<_> = managed.filter_map(|guest| wrong(guest, of(guest))).collect();
+        assert!(
+            silent.is_none(),
+            "a connection cannot talk any more: {:#?}",
+            silent.map(|guest| (guest.token, of(guest)))
+        );
+        let wrong: Vec<_> = guests.iter().filter_map(|guest| wrong(guest, of(guest))).collect();
         (!wrong.is_empty()).then(|| format!("{wrong:#?}"))
     });
 }

@@ -141,20 +141,17 @@ fn pass_on(from: &mut TcpStream, to: &mut TcpStream, random: &mut Random) -> io:
 /// A connection that stays, until this is dropped.
 pub(super) struct Guest {
     pub(super) token: u32,
-    pub(super) since: Instant,
     pub(super) to: IpAddr,
-    /// Made under the kernel's own path manager, which manages it for good.
-    pub(super) is_the_kernels: bool,
     stop: Arc<AtomicBool>,
     talk: Option<JoinHandle<Result<(TcpStream, TcpStream), String>>>,
 }
 
 impl Guest {
-    fn welcome(pair: (TcpStream, TcpStream), token: u32, is_the_kernels: bool, random: Random) -> Self {
+    fn welcome(pair: (TcpStream, TcpStream), token: u32, random: Random) -> Self {
         let (stop, to) = (Arc::new(AtomicBool::new(false)), pair.1.local_addr().expect("a socket of ours").ip());
         let stopped = Arc::clone(&stop);
         let talk = Some(thread::spawn(move || talk(pair, &stopped, random)));
-        Self { token, since: Instant::now(), to, is_the_kernels, stop, talk }
+        Self { token, to, stop, talk }
     }
 
     /// Whether it still talks.
@@ -207,17 +204,16 @@ impl House {
         Self { client: net.client.clone(), doors: [(SERVICE_V4, 5000), (SERVICE_V6, 5003)].map(door) }
     }
 
-    /// One more, if links allow it.
+    /// One more, if links allow it, and not under the kernel's own path manager: that does not heal what it loses.
     pub(super) fn admit(&self, random: &mut Random) -> Option<Guest> {
         let door = &self.doors[usize::from(random.number(0..2) == 1)];
-        let mut doubt = self.kernel_manages();
-        let mut pair = self.client.enter(|| door.pass()).ok()?;
-        doubt |= self.kernel_manages();
+        let before = self.kernel_manages();
+        let mut pair = self.client.enter(|| door.pass()).ok().filter(|_| !before && !self.kernel_manages())?;
         [&pair.0, &pair.1].into_iter().for_each(|end| wait_at_most(end, TO_CONNECT));
         exchange(&mut pair.0, &mut pair.1, random).ok()?;
         let from = pair.0.local_addr().ok()?;
         let flow = self.client.subflows().into_iter().find(|flow| flow.local == from)?;
-        Some(Guest::welcome(pair, flow.token, doubt, Random::new(random.number(0..u64::MAX))))
+        Some(Guest::welcome(pair, flow.token, Random::new(random.number(0..u64::MAX))))
     }
 
     fn kernel_manages(&self) -> bool {

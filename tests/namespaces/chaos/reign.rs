@@ -1,7 +1,7 @@
 //! One daemon after the other on the same runtime directory: killed, stopped, suspended, reconfigured, and
 //! heard, as each may only say so much.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use std::{env, fs, io::Write as _, thread};
 
@@ -31,8 +31,8 @@ pub(super) struct Reign {
     complaints: Vec<String>,
     last: VecDeque<String>,
     log: Option<fs::File>,
-    /// Something happened of which a daemon does not know everything afterwards.
-    doubt: bool,
+    /// Something happened of which a daemon does not know everything afterwards, but what was written down.
+    doubt: Option<BTreeSet<u32>>,
     pub(super) kills: u32,
     pub(super) overruns: u32,
 }
@@ -45,16 +45,14 @@ impl Reign {
         let daemon = installation.start(&[]);
         let log = env::var_os("MPTCPD_CHAOS_LOG").map(|path| fs::File::create(path).expect("a file to write to"));
         let (complaints, last) = (Vec::new(), VecDeque::new());
-        let (manager, doubt, kills, overruns) = ("fullmesh", false, 0, 0);
+        let (manager, doubt, kills, overruns) = ("fullmesh", None, 0, 0);
         Self { installation, daemon, manager, complaints, last, log, doubt, kills, overruns }
     }
 
     /// Waits until so many connections would be known to another daemon.
     pub(super) fn wait_until_written(&mut self, connections: usize) {
-        let file = self.installation.state_file("connections");
-        let lines = || fs::read_to_string(&file).unwrap_or_default();
-        let count = || lines().lines().filter(|line| line.starts_with("open ")).count();
-        self.daemon.eventually("the connections are written down", || count() >= connections);
+        let installation = &self.installation;
+        self.daemon.eventually("the connections are written down", || written(installation).len() >= connections);
     }
 
     /// Hears what was said.
@@ -70,7 +68,8 @@ impl Reign {
                 writeln!(log, "{line}").expect("a file to write to");
             }
             if line.contains(OVERRUN) {
-                (self.overruns, self.doubt) = (self.overruns + 1, true);
+                self.overruns += 1;
+                self.doubt();
             } else if is_complaint(&line) {
                 self.complaints.push(line.clone());
             }
@@ -85,9 +84,17 @@ impl Reign {
         &self.complaints
     }
 
-    /// Whether there is doubt since the last call.
-    pub(super) fn take_doubt(&mut self) -> bool {
-        std::mem::take(&mut self.doubt)
+    /// Which connections are known for sure, if there is doubt since the last call.
+    pub(super) fn take_doubt(&mut self) -> Option<BTreeSet<u32>> {
+        self.doubt.take()
+    }
+
+    fn doubt(&mut self) {
+        let known = written(&self.installation);
+        self.doubt = Some(match self.doubt.take() {
+            Some(before) => before.intersection(&known).copied().collect(),
+            None => known,
+        });
     }
 
     /// Ends the daemon, does something while there is none, and starts another.
@@ -97,8 +104,9 @@ impl Reign {
         self.daemon.signal(if kill { Signal::KILL } else { Signal::TERM });
         while self.daemon.listen(Duration::from_secs(1)) {}
         self.take();
+        self.doubt();
         meanwhile(random);
-        (self.kills, self.doubt) = (self.kills + 1, true);
+        self.kills += 1;
         self.daemon = self.installation.start(&[]);
     }
 
@@ -133,7 +141,9 @@ impl Reign {
     pub(super) fn choose(&mut self, manager: &'static str) {
         self.note(&format!("chaos: {manager}"));
         self.manager = manager;
-        self.doubt |= manager == "addr_adv";
+        if manager == "addr_adv" {
+            self.doubt();
+        }
         self.installation.configure(&configuration(manager));
         self.daemon.signal(Signal::HUP);
     }
@@ -167,6 +177,22 @@ impl Drop for Reign {
             self.last.iter().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// The tokens of the connections that are written down.
+fn written(installation: &Installation) -> BTreeSet<u32> {
+    let text = fs::read_to_string(installation.state_file("connections")).unwrap_or_default();
+    let mut tokens = BTreeSet::new();
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let (kind, token) = (words.next(), words.next().and_then(|token| u32::from_str_radix(token, 16).ok()));
+        match (kind, token) {
+            (Some("open"), Some(token)) => drop(tokens.insert(token)),
+            (Some("closed"), Some(token)) => drop(tokens.remove(&token)),
+            _ => {}
+        }
+    }
+    tokens
 }
 
 /// What it has open.
