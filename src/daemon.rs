@@ -41,6 +41,7 @@ use self::keep::Keeper;
 use self::listeners::Listeners;
 use self::mend::{Mending, Which};
 use self::notify::Notifier;
+use self::receive::Backlog;
 use self::send::Batch;
 pub(crate) use self::sockets::Sockets;
 use self::sockets::failed;
@@ -116,6 +117,7 @@ struct Daemon {
     reload: Reload,
     /// Sockets that may have more to read.
     readable: Readable,
+    backlog: Backlog,
     watch: Watch,
     listeners: Listeners,
     /// Requests whose answer comes on that socket and has not ended yet.
@@ -187,6 +189,7 @@ impl Daemon {
             dump: Dump::default(),
             reload,
             readable: Readable::default(),
+            backlog: Backlog::default(),
             watch: Watch::Off,
             listeners: Listeners::default(),
             unanswered: 0,

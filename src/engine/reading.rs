@@ -53,6 +53,11 @@ impl Engine {
         self.network_changed();
     }
 
+    /// Whether it waits to hear that there are no more messages about the network.
+    pub(crate) fn awaits_network_drain(&self) -> bool {
+        !self.drained
+    }
+
     pub(super) fn read_again(&mut self, now: Instant) {
         self.forget_routes();
         self.reading = Reading::Wanted(now);

@@ -114,7 +114,8 @@ impl Endpoints {
         }
         let has = |asked: &Endpoint| found.iter().any(|held| held.address == asked.address || held.id == asked.id);
         self.seems_full |= self.not_taken.drain(..).any(|asked| !has(&asked));
-        if std::mem::take(&mut self.seems_full) {
+        // Fewer than before tell nothing: somebody took some away since the kernel took no more.
+        if std::mem::take(&mut self.seems_full) && found.len() >= before.len().max(1) {
             self.capacity = Some(found.len());
         }
         self.capacity = self.capacity.map(|capacity| capacity.max(found.len()));
