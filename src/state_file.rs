@@ -1,5 +1,5 @@
 //! What must outlive the process: which endpoints are the daemon's own, the ids that addresses had, and
-//! the limits that were there before. Reading a damaged or foreign file costs that knowledge only.
+//! the limits and the sysctl that were there before. Reading a damaged or foreign file costs that knowledge only.
 //!
 //! The file is a whole state that ends with `end`, and after it a line for every change since. Beside it is one
 //! about connections.

@@ -1,4 +1,4 @@
-//! What is told of endpoints and limits from outside.
+//! Endpoints and limits, as they are told to whoever looks from outside.
 
 use std::time::Instant;
 

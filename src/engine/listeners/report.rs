@@ -1,4 +1,4 @@
-//! What is told of listeners from outside.
+//! Listeners, as they are told to whoever looks from outside.
 
 use std::time::Instant;
 

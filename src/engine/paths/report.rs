@@ -1,4 +1,4 @@
-//! What is told of connections from outside. No data and no keys: a token is a name, not a secret.
+//! Connections, as they are told to whoever looks from outside. No data and no keys: a token is a name, not a secret.
 
 use std::time::Instant;
 
