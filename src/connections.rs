@@ -325,6 +325,20 @@ impl Connection {
         }
     }
 
+    /// The same, as the kernel lists it: with the port with which it is announced, if any.
+    pub(crate) fn learn_listed(&mut self, address: IpAddr, port: u16, id: AddressId) {
+        if port == 0 {
+            return self.learn_id(address, id);
+        }
+        // A subflow told the id before, and no port.
+        if let Some(known) = self.own.iter_mut().find(|own| (own.address, own.id) == (address, id)) {
+            known.port = port;
+            return;
+        }
+        self.own.retain(|own| own.id != id && (own.address, own.port) != (address, port));
+        self.remember_id(OwnAddress { address, port, id, announced: false, unlisted: false, doubtful: false });
+    }
+
     pub(crate) fn remember_id(&mut self, own: OwnAddress) {
         if self.own.len() >= MOST_OWN {
             let subflows = &self.subflows;

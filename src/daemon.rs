@@ -365,14 +365,20 @@ impl Daemon {
 
     fn is_to_take_events(&self, now: Instant) -> bool {
         let due = || self.watch.due().is_some_and(|time| time <= now);
-        (self.readable.events || self.engine.awaits_drain() || due()) && !self.engine.holds_events()
+        let wanted = self.readable.events || self.engine.awaits_drain() || due();
+        wanted && !self.engine.holds_events() && !self.mending.is_broken(Which::Events)
     }
 
     /// Writes what must outlive the process, when nothing else waits.
     fn save(&mut self) {
         self.turns_unsaved = 0;
-        if self.engine.has_unsaved_connections(Instant::now()) {
-            self.store.save_connections(&mut self.engine);
+        let now = Instant::now();
+        // Some at a time, but for the last time.
+        while self.engine.has_unsaved_connections(now) {
+            self.store.save_connections(&mut self.engine, now);
+            if !self.done {
+                break;
+            }
         }
         if let Some(state) = self.engine.take_saved_state(Instant::now()) {
             let selected = self.selection.original().cloned();
@@ -437,7 +443,7 @@ impl Daemon {
     fn configure_engine(&mut self, policy: Policy, now: Instant) {
         self.engine.save_connections_at_once(now);
         while self.engine.has_unsaved_connections(now) {
-            self.store.save_connections(&mut self.engine);
+            self.store.save_connections(&mut self.engine, now);
         }
         let managed = self.engine.manages_connections();
         self.engine.handle(Input::Configure(policy), now);

@@ -247,6 +247,8 @@ impl Errno {
     pub const INVAL: Self = Self(22);
     /// More endpoints than the kernel takes.
     pub const RANGE: Self = Self(34);
+    /// Protocol not supported.
+    pub const PROTONOSUPPORT: Self = Self(93);
     /// The kernel was built without it.
     pub const OPNOTSUPP: Self = Self(95);
     /// Somebody on this host ended it.

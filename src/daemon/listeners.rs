@@ -113,7 +113,8 @@ fn turn_away(socket: &OwnedFd, now: Instant) -> Option<Instant> {
         match accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             // Dropped, it is closed.
             Ok(_) => {}
-            Err(Errno::AGAIN) => return None,
+            // The other: it does not listen any more.
+            Err(Errno::AGAIN | Errno::INVAL) => return None,
             // No more files, or no memory: nothing would tell when there are again.
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => return Some(now + PAUSE),
             // What was wrong with one connection (accept(2)) says nothing of the next.
@@ -142,6 +143,8 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
     rustix::net::bind(&socket, &address)?;
+    // The subflows have it of their listener, so that the next run can listen there while they live.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }

@@ -61,6 +61,9 @@ impl Status {
 impl Daemon {
     /// Tells what is new.
     pub(super) fn tell_state(&mut self, now: Instant) {
+        if self.stopping {
+            return;
+        }
         if self.status.reloading && !self.engine.has_work() {
             self.status.reloading = false;
             self.notifier.tell(&[NotifyState::Ready]);

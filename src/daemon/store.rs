@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use slog::{Logger, debug, info};
@@ -17,8 +18,10 @@ use crate::types::Errno;
 
 /// Larger than any state file that the daemon writes.
 const LARGEST: u64 = 256 * 1024;
-/// The same of connections; beyond that, they are not written.
+/// The same of connections; beyond that, they are not written,
 const LARGEST_OF_CONNECTIONS: u64 = 16 << 20;
+/// but for what is put at the end, which may be as much again.
+const LONGEST_OF_CONNECTIONS: u64 = 2 * LARGEST_OF_CONNECTIONS + 4096;
 
 /// The state file of this network namespace.
 pub(super) struct Store {
@@ -77,7 +80,7 @@ impl Store {
     /// What an earlier run knew of connections.
     pub(super) fn load_connections(&self) -> TokenMap<SavedConnection> {
         let Some(place) = &self.place else { return TokenMap::default() };
-        let text = read(place.connections.path(), LARGEST_OF_CONNECTIONS);
+        let text = read(place.connections.path(), LONGEST_OF_CONNECTIONS);
         self.decoded(place.connections.path(), text, |text| state_file::decode_connections(&place.scope, text))
     }
 
@@ -101,7 +104,7 @@ impl Store {
     }
 
     /// Writes what changed of connections.
-    pub(super) fn save_connections(&mut self, engine: &mut Engine) {
+    pub(super) fn save_connections(&mut self, engine: &mut Engine, now: Instant) {
         // Not kept: it is long, and seldom needed.
         let mut lines = String::new();
         engine.write_changes(&mut lines);
@@ -117,6 +120,9 @@ impl Store {
         let end = lines.as_bytes().get(..most).and_then(|fits| fits.iter().rposition(|byte| *byte == b'\n'));
         lines.truncate(end.map_or(lines.len(), |end| end + 1));
         if let Err(error) = place.connections.replace(lines.as_bytes()) {
+            // What there is of it takes room from others.
+            place.connections.give_up();
+            engine.save_connections_later(now);
             debug!(self.log, "cannot write state file: {}", error);
         }
     }

@@ -152,7 +152,13 @@ impl Listeners {
     /// A connection needs a listener of the daemon's own, until it [keeps](Self::keep) it no longer; where it
     /// listens, once it does.
     pub(super) fn acquire(&mut self, token: Token, wanted: SocketAddr, outbox: &mut Outbox) -> Option<SocketAddr> {
-        if let Some(own) = self.own.iter_mut().find(|own| own.wanted == wanted) {
+        let serves = |own: &Own| {
+            let open = own
+                .address()
+                .is_some_and(|open| open.ip() == wanted.ip() && (wanted.port() == 0 || wanted.port() == open.port()));
+            own.wanted == wanted || open
+        };
+        if let Some(own) = self.own.iter_mut().find(|own| serves(own)) {
             own.users.insert(token, ());
             return own.address();
         }
@@ -165,7 +171,8 @@ impl Listeners {
     /// A connection needs these and no others. Whom nobody needs is closed; its subflows stay.
     pub(super) fn keep(&mut self, token: Token, needed: &[SocketAddr], outbox: &mut Outbox) {
         self.own.retain_mut(|own| {
-            if !needed.contains(&own.wanted) && own.users.remove(&token).is_some() && own.users.is_empty() {
+            let is_needed = needed.contains(&own.wanted) || own.address().is_some_and(|open| needed.contains(&open));
+            if !is_needed && own.users.remove(&token).is_some() && own.users.is_empty() {
                 own.close(outbox);
                 return false;
             }

@@ -102,6 +102,11 @@ impl Engine {
         }
     }
 
+    /// It could not be written.
+    pub(crate) fn save_connections_later(&mut self, now: Instant) {
+        self.paths.save_later(now);
+    }
+
     /// Writes what changed of that since the last call.
     pub(crate) fn write_changes(&mut self, lines: &mut String) {
         self.paths.write_changes(lines);

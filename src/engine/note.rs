@@ -49,6 +49,8 @@ pub(crate) enum Note {
     /// Connections were there of which no event had told, with so many subflows; at start, or after events
     /// were lost.
     Found { connections: usize, subflows: usize, first: bool },
+    /// The kernel does not list connections; whether that was told before.
+    NoLists(bool),
     /// The host's network has been read.
     Settled { addresses: usize, endpoints: usize },
 }
@@ -82,8 +84,9 @@ impl Note {
             | Self::Lost(_)
             | Self::Refused { .. }
             | Self::Found { first: false, .. }
+            | Self::NoLists(true)
             | Self::Unanswered => Severity::Debug,
-            Self::Found { .. } | Self::Settled { .. } | Self::NoPortForIpv6(_) => Severity::Info,
+            Self::Found { .. } | Self::NoLists(false) | Self::Settled { .. } | Self::NoPortForIpv6(_) => Severity::Info,
         }
     }
 }
@@ -142,6 +145,10 @@ impl fmt::Display for Note {
             Self::Found { connections, subflows, .. } => {
                 write!(f, "{connections} connections with {subflows} subflows are there already")
             }
+            Self::NoLists(_) => f.write_str(
+                "the kernel does not list connections: those of which no event was seen are not managed (a kernel built \
+                 with CONFIG_INET_MPTCP_DIAG lists them)",
+            ),
             Self::Settled { addresses, endpoints } => {
                 write!(f, "network read: {addresses} usable addresses, {endpoints} endpoints")
             }

@@ -116,6 +116,7 @@ pub(super) struct Paths {
     /// When all connections were asked because one found a path silent.
     alarmed: Option<Instant>,
     adoption: Adoption,
+    told_no_lists: bool,
     listing: Listing,
     saving: Saving,
     /// The log was told that subflows would leave by another interface.
@@ -162,6 +163,7 @@ impl Paths {
             knows_usable: false,
             alarmed: None,
             adoption: Adoption::default(),
+            told_no_lists: false,
             listing: Listing::default(),
             saving: Saving::default(),
             told_stray: false,
@@ -400,7 +402,7 @@ impl Paths {
         policy: &PathPolicy,
         (outbox, now): (&mut Outbox, Instant),
     ) -> bool {
-        if self.end_listing(ticket, result, policy, now) || self.end_renewal(ticket, result, outbox, now) {
+        if self.end_listing(ticket, result, policy, (outbox, now)) || self.end_renewal(ticket, result, outbox, now) {
             return true;
         }
         if self.end_of_list(ticket, result, now) {
@@ -449,7 +451,7 @@ impl Paths {
             if managed.outlisted {
                 return false;
             }
-            managed.connection.learn_id(listed.address.to_canonical(), listed.id);
+            managed.connection.learn_listed(listed.address.to_canonical(), listed.port, listed.id);
             if listed.flags.contains(EndpointFlags::SIGNAL) {
                 managed.connection.is_announced(listed.address.to_canonical(), listed.id);
             }

@@ -118,11 +118,38 @@ fn a_listener_of_the_daemon_takes_joins_while_there_is_none_and_is_closed_when_n
         let mut next = here.start(&[CONNECTIONS]);
         next.wait_line(0, &["taken back", "events: true", "listeners: 1"]);
         assert_eq!(listeners_of_daemon(&net.server), listener);
+        // It is needed as long as the connection lives: the next daemon knows with which port it was announced.
+        next.wait_line(0, &["listening on 10.0.1.2:"]);
+        net.client.kill("src 10.0.1.1");
+        client.eventually("another join", || joined(&net));
         application.wait_for_more(500_000);
         transfer.finish().unwrap();
         next.notified("FDSTOREREMOVE=1");
         next.eventually("no listener without connection", || listeners_of_daemon(&net.server).is_empty());
         assert_eq!(store.names().len(), 1, "{:?}", store.names());
+    });
+}
+
+#[test]
+fn without_a_service_manager_the_next_daemon_listens_again_on_the_port_that_was_announced() {
+    sandboxed(|| {
+        let net = Net::v4(2);
+        let here = installed(&net.server);
+        let daemon = here.start(&[CONNECTIONS]);
+        let mut client = installed(&net.client).start(&[CONNECTIONS]);
+        let application = Server::start(&net.server, SocketAddr::new(server_v4(0), 5000));
+        let transfer = Transfer::start(&net.client, application.address(), 1_000_000);
+        client.eventually("a join to the announced address", || joined(&net));
+        let listener = listeners_of_daemon(&net.server);
+        assert_eq!(listener.len(), 1);
+        daemon.kill_dash_9();
+        let mut next = here.start(&[CONNECTIONS]);
+        next.eventually("a listener on the same port", || listeners_of_daemon(&net.server) == listener);
+        net.client.kill("src 10.0.1.1");
+        client.eventually("another join", || joined(&net));
+        application.wait_for_more(500_000);
+        transfer.finish().unwrap();
+        next.eventually("no listener without connection", || listeners_of_daemon(&net.server).is_empty());
     });
 }
 

@@ -24,6 +24,8 @@ use crate::types::{Errno, Family, Token};
 /// Pauses between readings when one after the other is overrun, interrupted or not possible now.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many subflows are kept whose connections were not listed.
+const MOST_STRAYS: usize = 1024;
 
 /// How far reading what there is has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,8 @@ enum Stage {
     Done,
 }
 
-/// What is listed, in this order: a subflow whose connection was not listed is of one that came later.
+/// What is listed, in this order: a subflow whose connection was not listed is of one that came later, or that the
+/// list left out, as it may while others come and go (net/mptcp/mptcp_diag.c, `mptcp_diag_dump`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum List {
     Connections(Family),
@@ -90,6 +93,10 @@ pub(super) struct Adoption {
     saved: TokenMap<SavedConnection>,
     /// What was known and is not listed: connections, or one subflow of theirs.
     missing: Vec<(Token, Option<(SocketAddr, SocketAddr)>)>,
+    /// Subflows of connections that were not listed, each to be asked for.
+    strays: Vec<(Socket, SubflowInfo)>,
+    /// Their connections.
+    unasked: Vec<Token>,
     /// Found in this reading and not known before.
     found: (usize, usize),
     listed: Listed,
@@ -105,6 +112,8 @@ impl Default for Adoption {
             not_before: None,
             saved: TokenMap::default(),
             missing: Vec::new(),
+            strays: Vec::new(),
+            unasked: Vec::new(),
             found: (0, 0),
             listed: Listed::default(),
             complete: false,
@@ -129,7 +138,7 @@ impl Adoption {
     fn has_work(&self) -> bool {
         match self.stage {
             Stage::Draining | Stage::Listing(_, None) | Stage::Following => true,
-            Stage::Missing => !self.missing.is_empty(),
+            Stage::Missing => !self.missing.is_empty() || !self.unasked.is_empty(),
             Stage::Wanted(_) | Stage::Listing(_, Some(_)) | Stage::Done => false,
         }
     }
@@ -223,6 +232,7 @@ impl Paths {
         self.adoption.found = (0, 0);
         self.adoption.listed = Listed::default();
         self.adoption.missing.clear();
+        self.adoption.strays.clear();
         for (_, managed) in self.live.iter_mut() {
             managed.listed = false;
             managed.connection.subflows.iter_mut().for_each(|flow| flow.listed = false);
@@ -281,7 +291,12 @@ impl Paths {
     }
 
     fn subflow_listed(&mut self, socket: &Socket, info: SubflowInfo, now: Instant) {
-        let Some(managed) = self.live.get_mut(info.token).filter(|managed| managed.listed) else { return };
+        let Some(managed) = self.live.get_mut(info.token).filter(|managed| managed.listed) else {
+            if self.adoption.strays.len() < MOST_STRAYS {
+                self.adoption.strays.push((Socket { transfer: None, ..*socket }, info));
+            }
+            return;
+        };
         managed.connection.established |= info.flags.contains(SubflowFlags::FULLY_ESTABLISHED);
         if socket.state == TcpState::SYN_SENT {
             return managed.join_listed(socket, info, now);
@@ -299,7 +314,7 @@ impl Paths {
         ticket: Ticket,
         result: Result<(), Failure<'_>>,
         policy: &PathPolicy,
-        now: Instant,
+        (outbox, now): (&mut Outbox, Instant),
     ) -> bool {
         let Stage::Listing(list, Some(asked)) = self.adoption.stage else { return false };
         if asked != ticket {
@@ -308,8 +323,8 @@ impl Paths {
         match (result, list.next(&self.adoption.listed)) {
             (Ok(()), Some(next)) => self.adoption.stage = Stage::Listing(next, None),
             (Ok(()), None) => self.begin_missing(policy, now),
-            (Err(Failure::Refused(refusal)), _) if refusal.errno != Errno::BUSY => self.cannot_list(),
-            // Another list is being made, or this one was not of one moment.
+            (Err(Failure::Refused(refusal)), _) if is_absent(refusal.errno) => self.cannot_list(outbox),
+            // Another list is being made, or this one was not of one moment, or something is short.
             (Err(_), _) => {
                 self.adoption.begin_after_pause(now);
                 self.adoption.want(now);
@@ -319,7 +334,8 @@ impl Paths {
     }
 
     /// A kernel without CONFIG_INET_MPTCP_DIAG, or CONFIG_INET_DIAG, has no lists: only events tell.
-    fn cannot_list(&mut self) {
+    fn cannot_list(&mut self, outbox: &mut Outbox) {
+        outbox.log(Note::NoLists(std::mem::replace(&mut self.told_no_lists, true)));
         self.adoption.missing.clear();
         self.adoption.stage = Stage::Following;
     }
@@ -339,10 +355,28 @@ impl Paths {
             let flows = managed.connection.subflows.iter().filter(|flow| !flow.listed);
             missing.extend(flows.map(|flow| (token, Some((flow.local.told(), flow.remote.told())))));
         }
+        let mut unasked: Vec<Token> = self.adoption.strays.iter().map(|(_, info)| info.token).collect();
+        unasked.sort_unstable();
+        unasked.dedup();
+        self.adoption.unasked = unasked;
         self.adoption.stage = Stage::Missing;
     }
 
+    /// A connection is there that was not listed, with the subflows that were.
+    pub(super) fn stray_found(&mut self, socket: &Socket, info: ConnectionInfo, now: Instant) {
+        self.connection_listed(socket, info, now);
+        let strays = std::mem::take(&mut self.adoption.strays);
+        for (flow, of) in strays.iter().filter(|(_, of)| of.token == info.token) {
+            self.subflow_listed(flow, *of, now);
+        }
+        self.adoption.strays = strays;
+    }
+
     fn ask_for_missing(&mut self, outbox: &mut Outbox, now: Instant) {
+        while outbox.queue.len() < MOST_SENT {
+            let Some(token) = self.adoption.unasked.pop() else { break };
+            self.ask(SocketRequest::Connection(token), token, Asked::Stray, outbox, now);
+        }
         while outbox.queue.len() < MOST_SENT {
             match self.adoption.missing.pop() {
                 Some((token, None)) => {
@@ -352,8 +386,9 @@ impl Paths {
                 None => break,
             }
         }
-        let waits = |asked: &Asked| matches!(asked, Asked::Existence | Asked::Present(..));
-        if self.adoption.missing.is_empty() && !self.asked.iter().any(|(.., asked)| waits(asked)) {
+        let waits = |asked: &Asked| matches!(asked, Asked::Existence | Asked::Present(..) | Asked::Stray);
+        let all_asked = self.adoption.missing.is_empty() && self.adoption.unasked.is_empty();
+        if all_asked && !self.asked.iter().any(|(.., asked)| waits(asked)) {
             self.adoption.stage = Stage::Following;
         }
     }
@@ -372,6 +407,8 @@ impl Paths {
         self.adoption.backoff.reset();
         self.adoption.saved = TokenMap::default();
         self.adoption.missing = Vec::new();
+        self.adoption.strays = Vec::new();
+        self.adoption.unasked = Vec::new();
         self.view_changed = true;
         let (connections, subflows) = self.adoption.found;
         let first = !std::mem::replace(&mut self.adoption.complete, true);
@@ -379,4 +416,9 @@ impl Paths {
             outbox.log(Note::Found { connections, subflows, first });
         }
     }
+}
+
+/// Whether the error says that the kernel has no such lists.
+fn is_absent(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::INVAL | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT)
 }

@@ -62,7 +62,8 @@ impl Task<'_, '_> {
         if !connection.server_side || elsewhere || announced == Some(0) {
             return Some(announced.or(want.port).unwrap_or(0));
         }
-        let listener = SocketAddr::new(want.local, want.port.unwrap_or(0));
+        // Where an earlier run announced a port, it is to be listened on that one.
+        let listener = SocketAddr::new(want.local, announced.or(want.port).unwrap_or(0));
         if announced.is_none() {
             let served = want.port.unwrap_or(connection.local.plain().port());
             match self.listeners.need(want.local, served, self.outbox) {
@@ -73,7 +74,9 @@ impl Task<'_, '_> {
         }
         needed.push(listener);
         self.managed.listens = true;
-        self.listeners.acquire(self.token, listener, self.outbox).map(|opened| opened.port())
+        let opened = self.listeners.acquire(self.token, listener, self.outbox)?;
+        needed.push(opened);
+        Some(opened.port())
     }
 
     fn withdraw_addresses(&mut self, due: &[Due]) {

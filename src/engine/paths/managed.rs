@@ -103,6 +103,8 @@ pub(super) enum Asked {
     Check,
     /// Whether a connection is there that was not listed.
     Existence,
+    /// The same of one of which a subflow was listed.
+    Stray,
     /// The same of a subflow.
     Present(SocketAddr, SocketAddr),
     Other,
@@ -118,6 +120,7 @@ impl Asked {
             | Self::Look(..)
             | Self::Gap
             | Self::Activity
+            | Self::Stray
             | Self::Present(..) => true,
             Self::Create(..)
             | Self::Destroy(..)
@@ -332,6 +335,7 @@ impl Managed {
             | Asked::WhetherListed
             | Asked::Check
             | Asked::Existence
+            | Asked::Stray
             | Asked::Present(..)
             | Asked::Other => {}
         }
@@ -392,6 +396,7 @@ impl Managed {
             | Asked::WhetherListed
             | Asked::Check
             | Asked::Existence
+            | Asked::Stray
             | Asked::Present(..)
             | Asked::Other => false,
         }

@@ -29,7 +29,7 @@ impl Paths {
             Asked::Create(..) | Asked::Destroy(..) | Asked::Announce(..) | Asked::Other => true,
             Asked::Reset(..) | Asked::CallOff(..) => true,
             Asked::Find(..) | Asked::Look(..) | Asked::Gap | Asked::Activity | Asked::Present(..) => false,
-            Asked::List | Asked::WhetherListed | Asked::Check | Asked::Existence => false,
+            Asked::List | Asked::WhetherListed | Asked::Check | Asked::Existence | Asked::Stray => false,
         })
     }
 
@@ -43,7 +43,7 @@ impl Paths {
             Asked::Find(..) | Asked::Look(..) | Asked::Gap | Asked::Activity | Asked::Present(..) => "look at sockets",
             Asked::Announce(..) => "announce address",
             Asked::List | Asked::WhetherListed => "list addresses",
-            Asked::Check | Asked::Existence => "look at connection",
+            Asked::Check | Asked::Existence | Asked::Stray => "look at connection",
             Asked::Other => "withdraw address or change backup",
         };
         Some((token, what))

@@ -13,6 +13,8 @@ use crate::types::Token;
 
 /// From the first change to its being written: until then, others join it, and many a connection ends.
 const DELAY: Duration = Duration::from_secs(1);
+/// What could not be written is tried again after that.
+const RETRY: Duration = Duration::from_secs(10);
 /// So many connections are written before the loop turns.
 const SLICE: usize = 1024;
 
@@ -59,6 +61,11 @@ impl Paths {
         self.saving.hurry(now);
     }
 
+    /// It could not be written: everything is, later.
+    pub(in crate::engine) fn save_later(&mut self, now: Instant) {
+        self.saving.due = Some(now + RETRY);
+    }
+
     /// Whether something is to be written now.
     pub(in crate::engine) fn is_unsaved(&self, now: Instant) -> bool {
         self.saving.due.is_some_and(|due| due <= now)
@@ -66,8 +73,8 @@ impl Paths {
 
     /// Writes the changes since the last call, or as many as may be written at once.
     pub(in crate::engine) fn write_changes(&mut self, lines: &mut String) {
-        let left = self.saving.gone.len().saturating_sub(SLICE);
-        for token in self.saving.gone.split_off(left) {
+        // All of them, before any that may have the token of one by now.
+        for token in std::mem::take(&mut self.saving.gone) {
             state_file::encode_closed(token, lines);
         }
         let left = self.saving.changed.len().saturating_sub(SLICE);
@@ -76,7 +83,7 @@ impl Paths {
                 managed.write(token, lines);
             }
         }
-        if self.saving.changed.is_empty() && self.saving.gone.is_empty() {
+        if self.saving.changed.is_empty() {
             self.saving = Saving::default();
         }
     }

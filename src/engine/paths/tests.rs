@@ -659,6 +659,34 @@ fn list(bench: &mut Bench, ids: &[(&str, u8)]) {
 }
 
 #[test]
+fn an_address_that_an_earlier_run_announced_with_a_port_is_listened_on_there() {
+    let mut bench = Bench::new(&["10.0.0.1", "10.0.1.1"]);
+    for _ in [Family::V4, Family::V6] {
+        bench.listeners.advance(&mut bench.outbox, bench.now);
+        let Some(Output::Send(ticket, _)) = bench.outbox.queue.pop_front() else { panic!() };
+        bench.listeners.end(ticket, Ok(()), bench.now);
+    }
+    bench.listeners.apply(&MptcpEvent::ListenerCreated(end("10.0.0.1:80")));
+    bench.open(server("10.0.0.1:80", "192.0.2.1:40000"));
+    bench.apply(MptcpEvent::SubflowEstablished(flow("10.0.1.1:54201", "192.0.2.1:40001", 3)));
+    bench.managed().doubts_ids = true;
+    bench.managed().awaits_list = true;
+    assert_eq!(bench.turn(), [PathCommand::ListAddresses(TOKEN)]);
+    let (ticket, _) = bench.asked.pop().unwrap();
+    let (id, flags) = (AddressId(3), EndpointFlags::SIGNAL);
+    let listed = Endpoint { id, address: ip("10.0.1.1"), port: 54201, flags, if_index: None };
+    bench.paths.collect(ticket, &listed);
+    bench.paths.end(ticket, Ok(()), &bench.policy, (&mut bench.outbox, bench.now));
+    assert_eq!(bench.turn(), [], "it is announced");
+    let there = end("10.0.1.1:54201");
+    bench.listeners.listening(there, Ok(there), &mut bench.outbox, bench.now);
+    assert!(bench.listeners.is_own(there), "that was asked for");
+    bench.paths.network_changed();
+    assert_eq!(bench.turn(), []);
+    assert!(bench.listeners.is_own(there), "and is needed");
+}
+
+#[test]
 fn whether_an_announcement_was_taken_whose_answer_is_lost_is_asked() {
     for taken in [true, false] {
         let mut bench = Bench::server(&["10.0.0.1", "10.0.1.1"]);

@@ -158,6 +158,7 @@ impl Paths {
                 let managed = self.live.get_mut(token);
                 managed.into_iter().for_each(|managed| managed.is_present((local, remote), socket.state));
             }
+            (Asked::Stray, Role::Connection(info)) => self.stray_found(socket, info, now),
             (Asked::Gap, Role::Connection(info)) => {
                 let silent = self.liveness.missing(token, info.receive_next, policy, now);
                 self.find(token, &silent, outbox, now);
