@@ -61,6 +61,8 @@ use crate::wire::{Encoder, route};
 const BUDGET: u32 = 256;
 /// Answers are taken and requests sent so many times before the sockets are looked at again.
 const ROUNDS: u32 = 16;
+/// And no longer than this, as a thousand commands keep the kernel busy for some 20 ms.
+const LONGEST_TURN: Duration = Duration::from_millis(5);
 /// While events keep coming, the state is saved every so many turns.
 const TURNS_UNSAVED: u32 = 32;
 /// A difference of the clocks that only a suspended machine explains.
@@ -352,6 +354,9 @@ impl Daemon {
                 Sent::Requests => {}
                 // It took 15 ms: the other sockets come before the next.
                 Sent::Removal => removals = false,
+            }
+            if now.elapsed() >= LONGEST_TURN {
+                break;
             }
         }
         self.advice.look(&self.engine, &self.log, now);

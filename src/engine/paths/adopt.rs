@@ -260,12 +260,17 @@ impl Paths {
 
     fn connection_listed(&mut self, socket: &Socket, info: ConnectionInfo, now: Instant) {
         let (token, half_closed) = (info.token, socket.state != TcpState::ESTABLISHED);
-        // One that was closed by its application lingers: nothing more will be told of it.
-        let is_open = socket.state.is_connected() && !(half_closed && socket.inode == 0);
-        if token == Token(0) || info.fallback || !is_open {
+        let (local, remote) = (socket.id.local, socket.id.remote);
+        if half_closed && socket.inode == 0 {
+            // It was closed by its application and lingers: nothing more will be told of it.
+            if self.live.get_mut(token).is_some_and(|managed| managed.connection.is_between(local, remote)) {
+                self.forget(token, now);
+            }
             return;
         }
-        let (local, remote) = (socket.id.local, socket.id.remote);
+        if token == Token(0) || info.fallback || !socket.state.is_connected() {
+            return;
+        }
         match Family::of(local.ip()) {
             Family::V4 => self.adoption.listed.v4 = true,
             Family::V6 => self.adoption.listed.v6 = true,
@@ -344,9 +349,12 @@ impl Paths {
     /// it is taken to be gone.
     fn begin_missing(&mut self, policy: &PathPolicy, now: Instant) {
         let missing = &mut self.adoption.missing;
-        for (token, managed) in self.live.iter_mut().filter(|(_, managed)| !managed.left_alone) {
+        for (token, managed) in self.live.iter_mut() {
             if !managed.listed {
                 missing.push((token, None));
+                continue;
+            }
+            if managed.left_alone {
                 continue;
             }
             managed.assume_established();

@@ -72,14 +72,10 @@ impl Table {
         }
     }
 
-    /// A connection that is managed, from that place on and around once, and the place after it.
+    /// The connection at that place, or at the first behind the last, and the place after it.
     pub(super) fn next_from(&self, place: usize) -> (Option<Token>, usize) {
-        let count = self.entries.len();
-        let mut places = (0..count).map(|step| (place + step) % count);
-        let managed = |place: &usize| self.entries.get(*place).is_some_and(|(_, managed)| !managed.left_alone);
-        let found = places.find(managed);
-        let token = found.and_then(|found| self.entries.get(found)).map(|(token, _)| *token);
-        (token, found.map_or(0, |found| found + 1))
+        let place = if place < self.entries.len() { place } else { 0 };
+        (self.entries.get(place).map(|(token, _)| *token), place + 1)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Token, &Managed)> {

@@ -492,6 +492,16 @@ fn a_connection_of_whose_end_nobody_told_is_found_gone_within_two_minutes() {
 }
 
 #[test]
+fn a_connection_that_is_left_alone_is_found_gone_too() {
+    let mut bench = Bench::new(&["10.0.0.1"]);
+    bench.open(Connection { token: Token(5), ..client("127.0.0.1:40000", "127.0.0.1:80") });
+    bench.paths.begin_check();
+    assert_eq!(bench.turn(), [PathCommand::Probe(Token(5))]);
+    bench.refuse_all("invalid token");
+    assert!(bench.paths.live.is_empty());
+}
+
+#[test]
 fn what_was_dead_is_trusted_again_when_the_peer_takes_nothing_else() {
     let mut bench = Bench::client(&["10.0.0.1"]);
     bench.link("10.0.0.1", false);
@@ -1266,6 +1276,58 @@ fn lists(bench: &mut Bench, connections: &[Family]) -> Vec<String> {
     }
     bench.paths.events_drained(&mut bench.outbox, bench.now);
     asked
+}
+
+#[test]
+fn a_connection_that_the_list_left_out_is_asked_for_where_a_subflow_of_it_was_listed() {
+    let mut bench = Bench::new(&["10.0.0.1"]);
+    bench.paths.adopt(Default::default(), bench.now);
+    let next = |bench: &mut Bench| {
+        bench.paths.advance_adoption(&mut bench.outbox, bench.now);
+        match bench.outbox.next() {
+            Some(Output::Send(ticket, Request::Sockets(request))) => Some((ticket, request)),
+            _ => None,
+        }
+    };
+    let info =
+        |token| diag::ConnectionInfo { token, fallback: false, write_sequence: 0, unacknowledged: 0, receive_next: 0 };
+    let (local, remote) = (end("10.0.0.1:40000"), end("192.0.2.1:80"));
+    let (policy, now) = (bench.policy, bench.now);
+    while let Some((ticket, request)) = next(&mut bench) {
+        match request {
+            SocketRequest::Connections(Family::V4) => {
+                let role = Role::Connection(info(Token(5)));
+                let other = diag::Socket { role, ..socket(end("10.0.0.1:40009"), remote) };
+                bench.paths.collect_listed(ticket, &other, now);
+            }
+            SocketRequest::Subflows(_) => drop(bench.paths.collect_listed(ticket, &socket(local, remote), now)),
+            SocketRequest::Connection(TOKEN) => {
+                let role = Role::Connection(info(TOKEN));
+                let found = diag::Socket { role, ..socket(local, remote) };
+                bench.paths.collect_socket(ticket, &found, &policy.liveness, &mut bench.outbox, now);
+            }
+            SocketRequest::Connections(_) => {}
+            other => panic!("{other}"),
+        }
+        bench.paths.end(ticket, Ok(()), &policy, (&mut bench.outbox, now));
+    }
+    assert_eq!(bench.managed().connection.subflows.len(), 1);
+    assert_eq!(bench.paths.live.len(), 2);
+}
+
+#[test]
+fn a_connection_that_lingers_after_its_application_closed_it_is_forgotten() {
+    let mut bench = Bench::client(&["10.0.0.1"]);
+    bench.turn();
+    bench.paths.adopt(Default::default(), bench.now);
+    bench.paths.advance_adoption(&mut bench.outbox, bench.now);
+    let Some(Output::Send(ticket, _)) = bench.outbox.next() else { panic!() };
+    let info =
+        diag::ConnectionInfo { token: TOKEN, fallback: false, write_sequence: 0, unacknowledged: 0, receive_next: 0 };
+    let listed = socket(end("10.0.0.1:40000"), end("192.0.2.1:80"));
+    let lingers = diag::Socket { role: Role::Connection(info), state: TcpState(4), inode: 0, ..listed };
+    bench.paths.collect_listed(ticket, &lingers, bench.now);
+    assert!(bench.paths.live.is_empty());
 }
 
 #[test]
