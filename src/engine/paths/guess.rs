@@ -1,5 +1,7 @@
 //! The ids that this host's addresses have in a connection, where the kernel has no list of them (before Linux 6.9).
 
+use std::net::IpAddr;
+
 use super::managed::{Asked, Managed};
 use crate::types::AddressId;
 
@@ -28,7 +30,15 @@ impl Managed {
         let mut flows = self.connection.subflows.iter().filter(|flow| flow.local_address() == address);
         match flows.find(|flow| flow.local_id.0 != 0 && Some(flow.local_id) != own).map(|flow| flow.local_id) {
             Some(id) => self.connection.learn_id(address, id),
-            None => own.into_iter().for_each(|id| self.connection.leave_id(id)),
+            None => own.into_iter().for_each(|id| self.try_another(address, id)),
         }
+    }
+
+    /// That id is not the address's, or another's too: the next is the lowest that is free, as the kernel chooses
+    /// ids itself (net/mptcp/pm_userspace.c, `mptcp_userspace_pm_append_new_local_addr`).
+    fn try_another(&mut self, address: IpAddr, id: AddressId) {
+        self.connection.leave_id(id);
+        let lowest = (1..=u8::MAX).map(AddressId).find(|id| !self.connection.is_taken(*id));
+        lowest.into_iter().for_each(|id| self.connection.learn_id(address, id));
     }
 }

@@ -29,7 +29,7 @@ use crate::settings::Settings;
 use crate::state_file::{self, SavedConnection, SavedState};
 use crate::types::{AddressId, EndpointFlags, Errno, IfIndex, NotifyFlags, Token};
 
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 2000;
 const STEPS: u32 = 60;
 /// Paths must be there within that time after the last change.
 const HEALED: Duration = Duration::from_secs(1200);
