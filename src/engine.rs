@@ -31,6 +31,7 @@ use self::endpoints::{Endpoints, Progress};
 pub(crate) use self::figures::Figures;
 pub(crate) use self::inout::{Answer, Failure, Input, Output};
 use self::listeners::Listeners;
+pub(crate) use self::listeners::serves;
 pub(crate) use self::note::{Note, Severity};
 use self::outbox::Outbox;
 use self::paths::Paths;
@@ -239,8 +240,11 @@ impl Engine {
             true => (self.paths.deadline(), self.listeners.deadline()),
             false => (None, None),
         };
-        let adoption = if self.manages_connections() { self.paths.adoption_deadline() } else { None };
-        [answer, reading, endpoints, listeners, paths, adoption].into_iter().flatten().min()
+        let (adoption, saving) = match self.manages_connections() {
+            true => (self.paths.adoption_deadline(), self.paths.saving_deadline()),
+            false => (None, None),
+        };
+        [answer, reading, endpoints, listeners, paths, adoption, saving].into_iter().flatten().min()
     }
 
     /// What must outlive the process, if that has changed since the last call and is due.

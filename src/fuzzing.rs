@@ -21,6 +21,23 @@ pub fn state_file_head() -> String {
     text.lines().take(2).map(|line| format!("{line}\n")).collect()
 }
 
+/// How every file of connections begins that [`connections_file`] takes for its own.
+#[must_use]
+pub fn connections_file_head() -> String {
+    let mut text = String::new();
+    state_file::encode_title(&scope(), &mut text);
+    text
+}
+
+/// Reads a file of connections; one that reads is written and read again.
+pub fn connections_file(text: &str) {
+    if let Ok(connections) = state_file::decode_connections(&scope(), text) {
+        let mut written = connections_file_head();
+        connections.values().for_each(|saved| state_file::encode_connection(saved, &mut written));
+        assert_eq!(state_file::decode_connections(&scope(), &written), Ok(connections), "{written}");
+    }
+}
+
 /// Reads a state file; one that reads is written and read again.
 pub fn state_file(text: &str) {
     match state_file::decode(&scope(), text) {

@@ -34,10 +34,34 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    /// Whether that is the line which names it.
-    fn is_told_by(&self, line: &str) -> bool {
+    /// Writes how a file with that title begins.
+    fn encode_head(&self, title: &str, text: &mut String) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{title}\n{}", self.line());
+    }
+
+    fn line(&self) -> String {
         let (device, inode) = self.namespace;
-        line == format!("scope {} {device} {inode}", self.boot)
+        format!("scope {} {device} {inode}", self.boot)
+    }
+
+    /// The lines that follow, with their numbers, if it begins so. One that was being written when the process died
+    /// has no end, and is none.
+    fn lines_after_head<'a>(
+        &self,
+        title: &str,
+        text: &'a str,
+    ) -> Result<impl Iterator<Item = (&'a str, usize)> + use<'a>, StateError> {
+        let complete = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or("");
+        let mut lines = complete.split('\n').zip(1..);
+        if lines.next().map(|(line, _)| line) != Some(title) {
+            return Err(StateError::Title);
+        }
+        match lines.next() {
+            Some((line, _)) if line == self.line() => Ok(lines),
+            Some(_) => Err(StateError::Foreign),
+            None => Err(StateError::CutOff),
+        }
     }
 }
 
@@ -96,13 +120,12 @@ impl fmt::Display for StateError {
 /// The text of the file.
 pub(crate) fn encode(scope: &Scope, state: &SavedState) -> String {
     let mut text = String::with_capacity(512);
-    let (device, inode) = scope.namespace;
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{TITLE}\nscope {} {device} {inode}", scope.boot);
+    scope.encode_head(TITLE, &mut text);
     for own in &state.own {
         encode_own(own, &mut text);
     }
     for (address, id) in &state.ids {
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "id {address} {id}");
     }
     if let Some(ChangedLimits { original, set }) = state.limits {
@@ -159,20 +182,9 @@ impl SavedState {
 
 /// Reads it back.
 pub(crate) fn decode(scope: &Scope, text: &str) -> Result<SavedState, StateError> {
-    // A change that was being written when the process died has no end of line.
-    let complete = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or("");
-    let mut lines = complete.split('\n').zip(1..);
-    if lines.next().map(|(line, _)| line) != Some(TITLE) {
-        return Err(StateError::Title);
-    }
-    match lines.next() {
-        Some((line, _)) if scope.is_told_by(line) => {}
-        Some(_) => return Err(StateError::Foreign),
-        None => return Err(StateError::CutOff),
-    }
     let mut state = SavedState::default();
     let mut whole = false;
-    for (line, number) in lines {
+    for (line, number) in scope.lines_after_head(TITLE, text)? {
         match (line, whole) {
             (END, false) => whole = true,
             (_, false) => decode_line(line, &mut state).ok_or(StateError::Line(number))?,

@@ -114,11 +114,6 @@ fn address(socket: &OwnedFd) -> Option<SocketAddr> {
     (listens && multipath).then_some(address)
 }
 
-/// Whether a listener there is one for a wish to listen; on port 0, that is whichever port.
-pub(super) fn serves(address: SocketAddr, wanted: SocketAddr) -> bool {
-    address.ip() == wanted.ip() && (wanted.port() == 0 || wanted.port() == address.port())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,15 +129,6 @@ mod tests {
         assert_eq!(names.listener(end("10.0.0.1:80")), "mptcpd-listener-7-10.0.0.1-80");
         assert_eq!(names.listener(end("[fd00::1]:80")), "mptcpd-listener-7-fd00__1-80");
         assert_ne!(names.events(), Names(8).events());
-    }
-
-    #[test]
-    fn a_wish_for_any_port_is_served_by_each_on_that_address() {
-        let there = end("10.0.0.1:4000");
-        assert!(serves(there, end("10.0.0.1:0")));
-        assert!(serves(there, there));
-        assert!(!serves(there, end("10.0.0.1:4001")));
-        assert!(!serves(there, end("10.0.0.2:0")));
     }
 
     #[test]

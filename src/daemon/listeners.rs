@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, accept_with,
 use slog::debug;
 
 use super::{Daemon, handed};
-use crate::engine::Input;
+use crate::engine::{Input, serves};
 use crate::{sys, types};
 
 /// The first token for a listener; each has its own.
@@ -55,7 +55,7 @@ struct Listener {
 impl Listeners {
     /// Listens, through a listener of an earlier run if there is one.
     fn open(&mut self, wanted: SocketAddr, registry: &Registry) -> Result<&Listener, types::Errno> {
-        let inherited = self.inherited.iter().position(|it| handed::serves(it.address, wanted));
+        let inherited = self.inherited.iter().position(|it| serves(it.address, wanted));
         let socket = match inherited {
             Some(place) => Ok(self.inherited.swap_remove(place).socket),
             None => listen(wanted).map_err(|errno| types::Errno(errno.raw_os_error())),

@@ -59,6 +59,11 @@ enum State {
     Failed(Instant),
 }
 
+/// Whether a listener there is one for a wish to listen; on port 0, that is whichever port.
+pub(crate) fn serves(address: SocketAddr, wanted: SocketAddr) -> bool {
+    address.ip() == wanted.ip() && (wanted.port() == 0 || wanted.port() == address.port())
+}
+
 /// How far reading the kernel's list has got.
 #[derive(Debug)]
 enum Look {
@@ -152,13 +157,8 @@ impl Listeners {
     /// A connection needs a listener of the daemon's own, until it [keeps](Self::keep) it no longer; where it
     /// listens, once it does.
     pub(super) fn acquire(&mut self, token: Token, wanted: SocketAddr, outbox: &mut Outbox) -> Option<SocketAddr> {
-        let serves = |own: &Own| {
-            let open = own
-                .address()
-                .is_some_and(|open| open.ip() == wanted.ip() && (wanted.port() == 0 || wanted.port() == open.port()));
-            own.wanted == wanted || open
-        };
-        if let Some(own) = self.own.iter_mut().find(|own| serves(own)) {
+        let is_it = |own: &&mut Own| own.wanted == wanted || own.address().is_some_and(|open| serves(open, wanted));
+        if let Some(own) = self.own.iter_mut().find(is_it) {
             own.users.insert(token, ());
             return own.address();
         }

@@ -31,9 +31,7 @@ pub(crate) struct SavedConnection {
 
 /// The beginning of the file.
 pub(crate) fn encode_title(scope: &Scope, text: &mut String) {
-    let (device, inode) = scope.namespace;
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{TITLE}\nscope {} {device} {inode}", scope.boot);
+    scope.encode_head(TITLE, text);
 }
 
 /// Line of a connection as it is now.
@@ -61,19 +59,8 @@ pub(crate) fn encode_closed(token: Token, text: &mut String) {
 
 /// Reads it back.
 pub(crate) fn decode(scope: &Scope, text: &str) -> Result<TokenMap<SavedConnection>, StateError> {
-    // A line that was being written when the process died has no end.
-    let complete = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or("");
-    let mut lines = complete.split('\n').zip(1..);
-    if lines.next().map(|(line, _)| line) != Some(TITLE) {
-        return Err(StateError::Title);
-    }
-    match lines.next() {
-        Some((line, _)) if scope.is_told_by(line) => {}
-        Some(_) => return Err(StateError::Foreign),
-        None => return Err(StateError::CutOff),
-    }
     let mut connections = TokenMap::default();
-    for (line, number) in lines {
+    for (line, number) in scope.lines_after_head(TITLE, text)? {
         decode_line(line, &mut connections).ok_or(StateError::Line(number))?;
     }
     Ok(connections)

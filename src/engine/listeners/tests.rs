@@ -327,3 +327,12 @@ fn where_no_event_tells_of_listeners_the_list_is_read_when_there_must_be_one_and
     bench.listeners.look_now_and_then(bench.now);
     assert_eq!(bench.questions(), [], "events tell");
 }
+
+#[test]
+fn a_wish_for_any_port_is_served_by_each_on_that_address() {
+    let there = at("10.0.0.1:4000");
+    assert!(serves(there, at("10.0.0.1:0")));
+    assert!(serves(there, there));
+    assert!(!serves(there, at("10.0.0.1:4001")));
+    assert!(!serves(there, at("10.0.0.2:0")));
+}

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::attempts::Attempt;
 use super::managed::{Asked, Managed};
+use super::watch::socket_of;
 use super::{MOST_SENT, Paths, stays_here};
 use crate::command::{PathCommand, Request, SocketRequest};
 use crate::connections::{Connection, TokenMap, plain};
@@ -174,8 +175,7 @@ impl Paths {
 
     /// When there will be.
     pub(in crate::engine) fn adoption_deadline(&self) -> Option<Instant> {
-        let saving = self.saving.deadline();
-        self.adoption.deadline().into_iter().chain(saving).min()
+        self.adoption.deadline()
     }
 
     /// Events are to wait in their socket.
@@ -404,8 +404,7 @@ impl Paths {
     fn ask_for_subflow(&mut self, token: Token, ends: (SocketAddr, SocketAddr), outbox: &mut Outbox, now: Instant) {
         let Some(managed) = self.live.get_mut(token) else { return };
         let Some(flow) = managed.connection.subflows.iter().find(|flow| flow.is(ends.0, ends.1)) else { return };
-        let place = self.places.iter().find(|(address, _)| *address == flow.local_address());
-        let socket = flow.socket(place.map(|(_, if_index)| *if_index));
+        let socket = socket_of(&self.places, flow);
         self.ask(SocketRequest::Subflow(socket), token, Asked::Present(ends.0, ends.1), outbox, now);
     }
 

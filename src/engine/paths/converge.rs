@@ -66,15 +66,10 @@ impl Paths {
         if !managed.connection.established || managed.left_alone || !may_be_managed(&managed.connection, host.view) {
             return;
         }
-        if managed.awaits_list {
-            if managed.lists_ids() {
-                self.listing.want(token);
-            }
-            managed.awaits_list = managed.listing;
-            if managed.awaits_list {
-                return;
-            }
+        if managed.awaits_list && self.ask_what_is_there(token) {
+            return;
         }
+        let Some(managed) = self.live.get_mut(token) else { return };
         // Whoever connects to a listener of the daemon's is turned away.
         if listeners.is_own(managed.connection.local.plain()) {
             return;
@@ -114,11 +109,7 @@ impl Paths {
         if managed.lists_ids() {
             self.listing.want(token);
         }
-        if unrouted || managed.is_unrouted() {
-            self.unrouted.insert(token);
-        } else {
-            self.unrouted.remove(&token);
-        }
+        let unrouted = unrouted || managed.is_unrouted();
         self.calm = if sent || managed.is_needy() { 0 } else { self.calm.saturating_add(1) };
         let wake = managed.next_look(work.want.wake_at.into_iter().chain(closing).chain(paced), host.now);
         if managed.wake != wake {
@@ -126,12 +117,34 @@ impl Paths {
             self.timers.extend(wake.map(|wake| Reverse((wake, token))));
         }
         let single = work.want.watch_single;
+        self.note_route(token, unrouted);
         self.watch(token, single, &host.policy.liveness, host.now);
         if renews {
             self.renewal.want(token);
         }
         if news {
             self.touch(token);
+        }
+    }
+}
+
+impl Paths {
+    /// A connection that was there before is looked at once its ids are known; whether it has to wait for that.
+    fn ask_what_is_there(&mut self, token: Token) -> bool {
+        let Some(managed) = self.live.get_mut(token) else { return false };
+        if managed.lists_ids() {
+            self.listing.want(token);
+        }
+        managed.awaits_list = managed.listing;
+        managed.awaits_list
+    }
+
+    /// Keeps in mind whether there may be a route later.
+    fn note_route(&mut self, token: Token, missing: bool) {
+        if missing {
+            self.unrouted.insert(token);
+        } else {
+            self.unrouted.remove(&token);
         }
     }
 }

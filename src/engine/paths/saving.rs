@@ -29,10 +29,6 @@ pub(super) struct Saving {
 }
 
 impl Saving {
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.due
-    }
-
     pub(super) fn gone(&mut self, token: Token, now: Instant) {
         self.gone.push(token);
         self.due.get_or_insert(now + DELAY);
@@ -64,6 +60,11 @@ impl Paths {
     /// It could not be written: everything is, later.
     pub(in crate::engine) fn save_later(&mut self, now: Instant) {
         self.saving.due = Some(now + RETRY);
+    }
+
+    /// When something is to be written.
+    pub(in crate::engine) fn saving_deadline(&self) -> Option<Instant> {
+        self.saving.due
     }
 
     /// Whether something is to be written now.

@@ -1,7 +1,7 @@
 //! Looks at the sockets of subflows: whether those in use still carry data, whether connections that were
 //! idle are in use again, and whether they are still there at all; and resets what is dead.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::converge::ends_of;
@@ -15,7 +15,7 @@ use crate::engine::{Failure, Note, Ticket};
 use crate::liveness::{Finding, LivenessPolicy, Verdict};
 use crate::plugin::{Cause, Health, Trouble};
 use crate::rules::PathPolicy;
-use crate::types::{Errno, Token};
+use crate::types::{Errno, IfIndex, Token};
 
 /// Between two occasions on which all connections are asked, since one found a path silent.
 const ALARM_PAUSE: Duration = Duration::from_secs(1);
@@ -122,8 +122,7 @@ impl Paths {
             self.liveness.begin(token, flows.len());
             for flow in flows {
                 let asked = Asked::Look(flow.local.told(), flow.remote.told());
-                let place = self.places.iter().find(|(address, _)| *address == flow.local_address());
-                let socket = flow.socket(place.map(|(_, if_index)| *if_index));
+                let socket = socket_of(&self.places, &flow);
                 self.ask(SocketRequest::Subflow(socket), token, asked, outbox, now);
             }
         }
@@ -219,8 +218,7 @@ impl Paths {
     pub(super) fn find_again(&mut self, token: Token, local: SocketAddr, remote: SocketAddr) {
         let Some(managed) = self.live.get_mut(token) else { return };
         let Some(flow) = managed.connection.subflows.iter().find(|flow| flow.is(local, remote)) else { return };
-        let place = self.places.iter().find(|(address, _)| *address == flow.local_address());
-        self.to_find.push((token, flow.socket(place.map(|(_, if_index)| *if_index))));
+        self.to_find.push((token, socket_of(&self.places, flow)));
     }
 
     /// Looks up the sockets of what is dead.
@@ -293,6 +291,12 @@ impl Paths {
             }
         }
     }
+}
+
+/// What names the socket of a subflow on a host with these addresses on these interfaces.
+pub(super) fn socket_of(places: &[(IpAddr, IfIndex)], flow: &Subflow) -> SocketId {
+    let place = places.iter().find(|(address, _)| *address == flow.local_address());
+    flow.socket(place.map(|(_, if_index)| *if_index))
 }
 
 fn low_half(number: u64) -> u32 {

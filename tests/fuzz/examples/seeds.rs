@@ -21,6 +21,12 @@ const COMMAND_LINES: [&str; 9] = [
     "--addr-flags=\0--notify-flags=existing,skip_link_local,skip_loopback\0--\0x",
 ];
 
+/// What may follow the head of a file of connections.
+const CONNECTIONS: [&str; 2] = [
+    "open 1a2b3c4d 10.0.0.1:40000 192.0.2.1:443 denied withdrawn 1=192.0.2.2:443 2=[2001:db8::2]:8443\n",
+    "open 1 [2001:db8::1]:1 [2001:db8::2]:65535\nopen 2 10.0.0.1:1 192.0.2.1:80\nclosed 1\n",
+];
+
 /// What stands below the title and the scope.
 const STATES: [&str; 3] = [
     "end\n",
@@ -94,6 +100,7 @@ impl Seeds {
         CONFIGURATIONS.iter().for_each(|text| self.add("configuration", &[], text));
         COMMAND_LINES.iter().for_each(|line| self.add("command_line", &[], line));
         STATES.iter().for_each(|text| self.add("state_file", &[0], text));
+        CONNECTIONS.iter().for_each(|text| self.add("state_file", &[0], text));
         self.add("state_file", &[1], format!("mptcpd-state 1\nscope b0071d 4 4026531840\n{}", STATES[1]));
         self.add("requests", &[], [0; 64]);
     }
