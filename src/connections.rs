@@ -1,6 +1,7 @@
 //! One connection as the events tell it: its subflows, the addresses of both ends with their ids, and
 //! which tokens are gone. Facts only: what is to be done about them is decided elsewhere.
 
+mod table;
 mod tokens;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use smallvec::{SmallVec, smallvec};
 
+pub(crate) use self::table::Table;
 pub(crate) use self::tokens::{Closed, TokenMap};
 use crate::diag::{Cookie, SocketId};
 use crate::event;
@@ -243,6 +245,8 @@ impl Connection {
         if self.subflows.iter().any(|flow| flow.is(told.local, told.remote)) {
             return doubtful;
         }
+        // Most connections have as many for long, and there may be tens of thousands.
+        self.subflows.reserve_exact(1);
         self.subflows.push(Subflow {
             local: told.local.into(),
             remote: told.remote.into(),

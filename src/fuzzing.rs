@@ -33,7 +33,7 @@ pub fn connections_file_head() -> String {
 pub fn connections_file(text: &str) {
     if let Ok(connections) = state_file::decode_connections(&scope(), text) {
         let mut written = connections_file_head();
-        connections.values().for_each(|saved| state_file::encode_connection(saved, &mut written));
+        connections.iter().for_each(|(_, saved)| state_file::encode_connection(saved, &mut written));
         assert_eq!(state_file::decode_connections(&scope(), &written), Ok(connections), "{written}");
     }
 }

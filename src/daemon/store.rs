@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use slog::{Logger, debug, info};
 
 use super::replace::Replaced;
-use crate::connections::TokenMap;
+use crate::connections::Table;
 use crate::engine::Engine;
 use crate::state_file::{self, SavedConnection, SavedState, Scope, Selected, StateError};
 use crate::types::Errno;
@@ -78,8 +78,8 @@ impl Store {
     }
 
     /// What an earlier run knew of connections.
-    pub(super) fn load_connections(&self) -> TokenMap<SavedConnection> {
-        let Some(place) = &self.place else { return TokenMap::default() };
+    pub(super) fn load_connections(&self) -> Table<SavedConnection> {
+        let Some(place) = &self.place else { return Table::default() };
         let text = read(place.connections.path(), LONGEST_OF_CONNECTIONS);
         self.decoded(place.connections.path(), text, |text| state_file::decode_connections(&place.scope, text))
     }

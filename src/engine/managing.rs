@@ -6,7 +6,7 @@ use super::paths::Host;
 use super::reading::Reading;
 use super::{Engine, Failure, Ticket, view_of};
 use crate::command::RouteQuestion;
-use crate::connections::TokenMap;
+use crate::connections::Table;
 use crate::diag::Socket;
 use crate::plugin::View;
 use crate::state_file::SavedConnection;
@@ -47,7 +47,7 @@ impl Engine {
     }
 
     /// Takes over what was saved of connections, by an earlier run or when they ceased to be managed.
-    pub(crate) fn recall(&mut self, saved: TokenMap<SavedConnection>, now: Instant) {
+    pub(crate) fn recall(&mut self, saved: Table<SavedConnection>, now: Instant) {
         if self.manages_connections() {
             self.paths.adopt(saved, now);
         }

@@ -21,7 +21,6 @@ mod saving;
 #[cfg(test)]
 #[cfg(all(feature = "pm-fullmesh", feature = "pm-handover", feature = "pm-ndiffports", feature = "pm-sspi"))]
 mod simulation;
-mod table;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -37,7 +36,6 @@ use self::listing::Listing;
 use self::managed::{Asked, Managed};
 use self::renewal::Renewal;
 use self::saving::Saving;
-use self::table::Table;
 use self::watch::{Check, Dead};
 use super::ids::Ids;
 use super::listeners::Listeners;
@@ -46,7 +44,7 @@ use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
 use crate::command::{Request, RouteQuestion, SubflowEnds};
-use crate::connections::Closed;
+use crate::connections::{Closed, Table};
 use crate::diag::SocketId;
 use crate::event::{Endpoint, RoutingChange};
 use crate::liveness::Liveness;
@@ -66,7 +64,7 @@ const SLICE: usize = 64;
 /// Every connection whose paths are managed.
 #[derive(Debug)]
 pub(super) struct Paths {
-    live: Table,
+    live: Table<Managed>,
     closed: Closed,
     /// Connections to be looked at, each once.
     dirty: VecDeque<Token>,
@@ -102,9 +100,9 @@ pub(super) struct Paths {
     resets: bool,
     /// Dead subflows whose sockets are to be looked up: all those of a turn together, after what tells their
     /// peers.
-    to_find: Vec<(Token, SocketId)>,
+    to_find: VecDeque<(Token, SocketId)>,
     /// Those that were found, or not, to be closed.
-    dead: Vec<Dead>,
+    dead: VecDeque<Dead>,
     /// Addresses that became usable not long ago, and when that was.
     fresh: Vec<(IpAddr, IfIndex, Instant)>,
     /// Every address of the host and its interface.
@@ -155,8 +153,8 @@ impl Paths {
             liveness: Liveness::default(),
             renewal: Renewal::default(),
             resets: true,
-            to_find: Vec::new(),
-            dead: Vec::new(),
+            to_find: VecDeque::new(),
+            dead: VecDeque::new(),
             fresh: Vec::new(),
             places: Vec::new(),
             to_call_off: Vec::new(),
@@ -332,7 +330,8 @@ impl Paths {
 
     /// What waits for nothing any more is dropped before it outgrows what is.
     fn tidy_timers(&mut self) {
-        if self.timers.len() < self.most_timers && !self.live.is_empty() {
+        let most = self.most_timers.min(4 * self.live.len() + 64);
+        if self.timers.len() < most && !self.live.is_empty() {
             return;
         }
         let live = &self.live;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::{Scope, StateError, number};
-use crate::connections::TokenMap;
+use crate::connections::Table;
 use crate::types::{AddressId, Token};
 
 /// First line of the file; a change of the format changes the number.
@@ -58,21 +58,21 @@ pub(crate) fn encode_closed(token: Token, text: &mut String) {
 }
 
 /// Reads it back.
-pub(crate) fn decode(scope: &Scope, text: &str) -> Result<TokenMap<SavedConnection>, StateError> {
-    let mut connections = TokenMap::default();
+pub(crate) fn decode(scope: &Scope, text: &str) -> Result<Table<SavedConnection>, StateError> {
+    let mut connections = Table::default();
     for (line, number) in scope.lines_after_head(TITLE, text)? {
         decode_line(line, &mut connections).ok_or(StateError::Line(number))?;
     }
     Ok(connections)
 }
 
-fn decode_line(line: &str, connections: &mut TokenMap<SavedConnection>) -> Option<()> {
+fn decode_line(line: &str, connections: &mut Table<SavedConnection>) -> Option<()> {
     let mut words = line.split(' ');
     let kind = words.next()?;
     let token = Token(u32::from_str_radix(words.next()?, 16).ok()?);
     match kind {
         "open" => drop(connections.insert(token, decode_connection(token, words)?)),
-        "closed" if words.next().is_none() => drop(connections.remove(&token)),
+        "closed" if words.next().is_none() => drop(connections.remove(token)),
         _ => return None,
     }
     Some(())
@@ -132,7 +132,7 @@ mod tests {
         text
     }
 
-    fn map(connections: &[SavedConnection]) -> TokenMap<SavedConnection> {
+    fn map(connections: &[SavedConnection]) -> Table<SavedConnection> {
         connections.iter().map(|saved| (saved.token, saved.clone())).collect()
     }
 

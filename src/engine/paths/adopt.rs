@@ -13,7 +13,7 @@ use super::managed::{Asked, Managed};
 use super::watch::socket_of;
 use super::{MOST_SENT, Paths, stays_here};
 use crate::command::{PathCommand, Request, SocketRequest};
-use crate::connections::{Connection, TokenMap, plain};
+use crate::connections::{Connection, Table, plain};
 use crate::diag::{ConnectionInfo, Role, Socket, SubflowFlags, SubflowInfo, TcpState};
 use crate::engine::outbox::Outbox;
 use crate::engine::retry::Backoff;
@@ -91,7 +91,7 @@ pub(super) struct Adoption {
     /// When the next may begin.
     not_before: Option<Instant>,
     /// What an earlier run knew.
-    saved: TokenMap<SavedConnection>,
+    saved: Table<SavedConnection>,
     /// What was known and is not listed: connections, or one subflow of theirs.
     missing: Vec<(Token, Option<(SocketAddr, SocketAddr)>)>,
     /// Subflows of connections that were not listed, each to be asked for.
@@ -111,7 +111,7 @@ impl Default for Adoption {
             stage: Stage::Done,
             backoff: Backoff::default(),
             not_before: None,
-            saved: TokenMap::default(),
+            saved: Table::default(),
             missing: Vec::new(),
             strays: Vec::new(),
             unasked: Vec::new(),
@@ -133,7 +133,7 @@ impl Adoption {
 
     /// What was saved of connections that have not been looked for yet.
     pub(super) fn pending(&self) -> impl Iterator<Item = &SavedConnection> {
-        self.saved.values()
+        self.saved.iter().map(|(_, saved)| saved)
     }
 
     fn has_work(&self) -> bool {
@@ -151,7 +151,7 @@ impl Adoption {
 
 impl Paths {
     /// Connections may be there of which nothing is known, apart from what was saved.
-    pub(in crate::engine) fn adopt(&mut self, saved: TokenMap<SavedConnection>, now: Instant) {
+    pub(in crate::engine) fn adopt(&mut self, saved: Table<SavedConnection>, now: Instant) {
         self.adoption.saved = saved;
         if self.adoption.stage == Stage::Done {
             self.adoption.want(now);
@@ -284,7 +284,7 @@ impl Paths {
             // Its token is another connection's now.
             self.forget(token, now);
         }
-        let saved = self.adoption.saved.remove(&token);
+        let saved = self.adoption.saved.remove(token);
         let saved = saved.filter(|saved| (saved.local, saved.remote) == (plain(local), plain(remote)));
         let mut managed = Managed::found(Connection::found(local, remote, now), stays_here(local, remote));
         if let Some(saved) = saved {
@@ -412,7 +412,7 @@ impl Paths {
     fn end_adoption(&mut self, outbox: &mut Outbox) {
         self.adoption.stage = Stage::Done;
         self.adoption.backoff.reset();
-        self.adoption.saved = TokenMap::default();
+        self.adoption.saved = Table::default();
         self.adoption.missing = Vec::new();
         self.adoption.strays = Vec::new();
         self.adoption.unasked = Vec::new();

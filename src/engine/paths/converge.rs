@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::attempts::{Attempt, State};
-use super::managed::{Asked, Managed};
+use super::managed::{Asked, Managed, keep};
 use super::{FRESH, Host, Paths};
 use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
 use crate::connections::{Connection, OwnAddress, Subflow};
@@ -51,7 +51,7 @@ pub(super) struct Task<'a, 'b> {
     /// The kernel closes sockets on demand.
     pub(super) resets: bool,
     /// Sockets to be looked up, so that they can be reset.
-    pub(super) to_find: &'a mut Vec<(Token, SocketId)>,
+    pub(super) to_find: &'a mut VecDeque<(Token, SocketId)>,
     /// When a subflow may be begun that may not now.
     paced: Option<Instant>,
     /// Something was asked of the kernel.
@@ -208,7 +208,7 @@ impl Managed {
         // Whatever it had no route to, the peer has withdrawn it.
         let pointless =
             |attempt: &Attempt| attempt.state == State::NoRoute && !self.connection.leads_to(attempt.remote);
-        self.attempts.retain(|attempt| !attempt.is_stale(wanted(attempt), host.now) && !pointless(attempt));
+        keep(&mut self.attempts, |attempt| !attempt.is_stale(wanted(attempt), host.now) && !pointless(attempt));
         if self.attempts.is_empty() {
             self.attempts = Vec::new();
         }

@@ -63,7 +63,7 @@ impl Paths {
             return self.save(told.token, now);
         }
         self.forget_listeners(told.token);
-        if self.live.insert(told.token, Managed::new(told, now)) {
+        if self.live.insert(told.token, Managed::new(told, now)).is_some() {
             // The token is another connection's now: what is said of the former does not matter any more.
             self.asked.retain(|(_, token, _)| *token != told.token);
             self.liveness.forget(told.token);
@@ -98,7 +98,7 @@ impl Paths {
         if managed.saved {
             self.saving.gone(token, now);
         }
-        if self.live.remove(token) {
+        if self.live.remove(token).is_some() {
             self.asked.retain(|(_, asked, _)| *asked != token);
             self.unrouted.remove(&token);
             self.liveness.forget(token);
@@ -106,16 +106,14 @@ impl Paths {
         }
     }
 
-    /// When all connections are gone, what they needed room for needs none.
+    /// What many connections needed room for is given back when few are left.
     fn give_back(&mut self) {
-        if self.live.is_empty() {
-            self.dirty = VecDeque::new();
-            self.crowded = VecDeque::new();
-            self.sweep = VecDeque::new();
-            self.asked.shrink_to(0);
-            self.to_find.shrink_to(0);
-            self.dead.shrink_to(0);
+        self.tidy_timers();
+        let most = 4 * self.live.len() + 256;
+        for queue in [&mut self.dirty, &mut self.crowded, &mut self.sweep] {
+            shrink(queue, most);
         }
+        shrink(&mut self.asked, most);
     }
 
     /// The connection is about to be gone, and with it what it needed listeners for.
@@ -123,5 +121,12 @@ impl Paths {
         if self.live.get_mut(token).is_some_and(|managed| managed.listens) {
             self.unannounced.push(token);
         }
+    }
+}
+
+/// Gives room for more than so many back, unless they are there.
+fn shrink<T>(queue: &mut VecDeque<T>, most: usize) {
+    if queue.capacity() > most && queue.len() < most / 2 {
+        queue.shrink_to(most / 2);
     }
 }

@@ -216,7 +216,7 @@ impl Managed {
             None if ours => (Origin::Local, None),
             None => (Origin::Peer, Some(false)),
         };
-        self.attempts.retain(|attempt| !attempt.is_settled());
+        keep(&mut self.attempts, |attempt| !attempt.is_settled());
         self.doubts_ids |= self.connection.add_subflow(told, origin, backup, now);
     }
 
@@ -309,7 +309,7 @@ impl Managed {
     pub(super) fn has_room(&mut self, now: Instant) -> bool {
         let counts = |attempt: &&Attempt| attempt.state != State::NoRoute;
         if self.attempts.iter().filter(counts).count() >= MOST_ATTEMPTS {
-            self.attempts.retain(|attempt| !attempt.is_idle(now));
+            keep(&mut self.attempts, |attempt| !attempt.is_idle(now));
         }
         self.attempts.iter().filter(counts).count() < MOST_ATTEMPTS
     }
@@ -419,5 +419,13 @@ impl Managed {
     /// There may be a route now for what had none; whether anything had none.
     pub(super) fn reroute(&mut self) -> bool {
         self.attempts.iter_mut().fold(false, |any, attempt| attempt.reroute() | any)
+    }
+}
+
+/// Forgets the others. Most connections have none for most of the time.
+pub(super) fn keep(attempts: &mut Vec<Attempt>, keeps: impl Fn(&Attempt) -> bool) {
+    attempts.retain(keeps);
+    if attempts.is_empty() {
+        *attempts = Vec::new();
     }
 }

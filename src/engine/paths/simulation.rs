@@ -237,7 +237,7 @@ impl Host {
             let is_it = |saved: &&SavedConnection| {
                 (saved.local, saved.remote) == (plain(socket.told.local), plain(socket.told.remote))
             };
-            let saved = known.get(token).filter(is_it);
+            let saved = known.get(*token).filter(is_it);
             // What the file does not say is lost, and what it says is believed.
             socket.remotes = saved.map_or(Vec::new(), |saved| saved.remotes.clone());
             socket.initial_withdrawn = saved.is_some_and(|saved| saved.initial_withdrawn);

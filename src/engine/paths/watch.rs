@@ -1,6 +1,7 @@
 //! Looks at the sockets of subflows: whether those in use still carry data, whether connections that were
 //! idle are in use again, and whether they are still there at all; and resets what is dead.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -151,7 +152,7 @@ impl Paths {
             }
             (Asked::Find(local, remote), _) if is_its && socket.state != TcpState::LISTEN => {
                 *asked = Asked::Other;
-                self.dead.push(Dead { token, local, remote, socket: Some(socket.id) });
+                self.dead.push_back(Dead { token, local, remote, socket: Some(socket.id) });
             }
             (Asked::Present(local, remote), _) if is_its => {
                 let managed = self.live.get_mut(token);
@@ -193,12 +194,12 @@ impl Paths {
                     self.ask(SocketRequest::Connection(token), token, Asked::Gap, outbox, now);
                 }
             }
-            Asked::Find(local, remote) => self.dead.push(Dead { token, local, remote, socket: None }),
+            Asked::Find(local, remote) => self.dead.push_back(Dead { token, local, remote, socket: None }),
             Asked::Reset(local, remote) => {
                 let Err(Failure::Refused(refusal)) = result else { return };
                 // Without CONFIG_INET_DIAG_DESTROY there is the other way, which leaves the socket to its timers.
                 self.resets &= !matches!(refusal.errno, Errno::OPNOTSUPP | Errno::PERM);
-                self.dead.push(Dead { token, local, remote, socket: None });
+                self.dead.push_back(Dead { token, local, remote, socket: None });
             }
             Asked::Present(local, remote) => {
                 self.change(token, |managed| {
@@ -218,7 +219,7 @@ impl Paths {
     pub(super) fn find_again(&mut self, token: Token, local: SocketAddr, remote: SocketAddr) {
         let Some(managed) = self.live.get_mut(token) else { return };
         let Some(flow) = managed.connection.subflows.iter().find(|flow| flow.is(local, remote)) else { return };
-        self.to_find.push((token, socket_of(&self.places, flow)));
+        self.to_find.push_back((token, socket_of(&self.places, flow)));
     }
 
     /// Looks up the sockets of what is dead.
@@ -229,6 +230,7 @@ impl Paths {
             let asked = Asked::Find(socket.local, socket.remote);
             self.ask(SocketRequest::Subflow(socket), token, asked, outbox, now);
         }
+        give_back(&mut self.to_find);
     }
 
     /// Closes what is dead by its socket, or else by a command.
@@ -257,6 +259,7 @@ impl Paths {
             self.touch(token);
             self.ask(request, token, asked, outbox, host.now);
         }
+        give_back(&mut self.dead);
     }
 
     /// What is silent for one connection may be so for others that are not watched, as there are too many: they
@@ -297,6 +300,13 @@ impl Paths {
 pub(super) fn socket_of(places: &[(IpAddr, IfIndex)], flow: &Subflow) -> SocketId {
     let place = places.iter().find(|(address, _)| *address == flow.local_address());
     flow.socket(place.map(|(_, if_index)| *if_index))
+}
+
+/// What many that went at the same time needed room for is given back.
+fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() {
+        queue.shrink_to(MOST_SENT);
+    }
 }
 
 fn low_half(number: u64) -> u32 {
