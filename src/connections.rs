@@ -142,6 +142,20 @@ impl End {
     }
 }
 
+/// What a socket is found by; smaller than a `SocketId`, as many may be looked up at the same time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketName {
+    local: End,
+    remote: End,
+    if_index: Option<IfIndex>,
+}
+
+impl From<SocketName> for SocketId {
+    fn from(SocketName { local, remote, if_index }: SocketName) -> Self {
+        Self { local: local.told(), remote: remote.told(), if_index, cookie: Cookie::ANY }
+    }
+}
+
 /// An address of this host that has an id in a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnAddress {
@@ -436,9 +450,8 @@ impl Subflow {
     /// What names its TCP socket, whichever it is by now; its address is on that interface. A socket that is
     /// bound to an interface, as the application may have bound the initial one, is found by that alone, and
     /// one that is not by any (include/net/inet_hashtables.h, `inet_match`).
-    pub(crate) fn socket(&self, place: Option<IfIndex>) -> SocketId {
-        let (local, remote) = (self.local.told(), self.remote.told());
-        SocketId { local, remote, if_index: self.if_index.or(place), cookie: Cookie::ANY }
+    pub(crate) fn name(&self, place: Option<IfIndex>) -> SocketName {
+        SocketName { local: self.local, remote: self.remote, if_index: self.if_index.or(place) }
     }
 
     /// It carries data as far as is known.

@@ -44,8 +44,7 @@ use super::routes::Way;
 use super::ways::Ways;
 use super::{Failure, Ticket};
 use crate::command::{Request, RouteQuestion, SubflowEnds};
-use crate::connections::{Closed, Table};
-use crate::diag::SocketId;
+use crate::connections::{Closed, SocketName, Table};
 use crate::event::{Endpoint, RoutingChange};
 use crate::liveness::Liveness;
 use crate::plugin::{Memo, PathManager, View};
@@ -100,7 +99,7 @@ pub(super) struct Paths {
     resets: bool,
     /// Dead subflows whose sockets are to be looked up: all those of a turn together, after what tells their
     /// peers.
-    to_find: VecDeque<(Token, SocketId)>,
+    to_find: VecDeque<(Token, SocketName)>,
     /// Those that were found, or not, to be closed.
     dead: VecDeque<Dead>,
     /// Addresses that became usable not long ago, and when that was.
@@ -134,7 +133,7 @@ impl Paths {
         Self {
             live: Table::default(),
             closed: Closed::default(),
-            dirty: VecDeque::new(),
+            dirty: VecDeque::with_capacity(4 * MOST_SENT),
             crowded: VecDeque::new(),
             sweep: VecDeque::new(),
             unrouted: BTreeSet::new(),
@@ -142,7 +141,8 @@ impl Paths {
             usable: Vec::new(),
             timers: BinaryHeap::new(),
             most_timers: 64,
-            asked: VecDeque::new(),
+            // Taken at the start, see `connections::Closed`.
+            asked: VecDeque::with_capacity(2 * MOST_SENT),
             ways: Ways::default(),
             ids: Ids::default(),
             work: Work::default(),
@@ -338,7 +338,12 @@ impl Paths {
         let counts = |time: Instant, token| live.get(token).is_some_and(|managed| managed.wake == Some(time));
         self.timers.retain(|Reverse((time, token))| counts(*time, *token));
         self.most_timers = 2 * self.timers.len() + 64;
-        self.timers.shrink_to(self.most_timers);
+        if self.timers.capacity() > 2 * self.most_timers {
+            // Elsewhere: what shrinks stays in its place, and memory before it that is free does not go back.
+            let mut fewer = BinaryHeap::with_capacity(self.most_timers);
+            fewer.extend(self.timers.drain());
+            self.timers = fewer;
+        }
     }
 
     /// Every connection is to be looked at; those that still wait for an earlier sweep come first, then the

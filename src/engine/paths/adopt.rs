@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::attempts::Attempt;
 use super::managed::{Asked, Managed};
-use super::watch::socket_of;
+use super::watch::name_of;
 use super::{MOST_SENT, Paths, stays_here};
 use crate::command::{PathCommand, Request, SocketRequest};
 use crate::connections::{Connection, Table, plain};
@@ -404,7 +404,7 @@ impl Paths {
     fn ask_for_subflow(&mut self, token: Token, ends: (SocketAddr, SocketAddr), outbox: &mut Outbox, now: Instant) {
         let Some(managed) = self.live.get_mut(token) else { return };
         let Some(flow) = managed.connection.subflows.iter().find(|flow| flow.is(ends.0, ends.1)) else { return };
-        let socket = socket_of(&self.places, flow);
+        let socket = name_of(&self.places, flow).into();
         self.ask(SocketRequest::Subflow(socket), token, Asked::Present(ends.0, ends.1), outbox, now);
     }
 

@@ -131,7 +131,7 @@ impl Task<'_, '_> {
             let stays = flow.local_id != AddressId(0) && !gone.contains(&flow.local_id);
             if self.resets && (stays || matches!(flow.health, Health::Dead(_))) {
                 let place = place_of(self.host.view, flow).map(|place| place.if_index);
-                self.to_find.push_back((self.token, flow.socket(place)));
+                self.to_find.push_back((self.token, flow.name(place)));
             } else {
                 self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
             }

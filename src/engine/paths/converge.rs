@@ -9,8 +9,7 @@ use super::attempts::{Attempt, State};
 use super::managed::{Asked, Managed, keep};
 use super::{FRESH, Host, Paths};
 use crate::command::{NewSubflow, PathCommand, Request, SubflowEnds};
-use crate::connections::{Connection, OwnAddress, Subflow};
-use crate::diag::SocketId;
+use crate::connections::{Connection, OwnAddress, SocketName, Subflow};
 use crate::engine::Ticket;
 use crate::engine::ids::Ids;
 use crate::engine::listeners::Listeners;
@@ -51,7 +50,7 @@ pub(super) struct Task<'a, 'b> {
     /// The kernel closes sockets on demand.
     pub(super) resets: bool,
     /// Sockets to be looked up, so that they can be reset.
-    pub(super) to_find: &'a mut VecDeque<(Token, SocketId)>,
+    pub(super) to_find: &'a mut VecDeque<(Token, SocketName)>,
     /// When a subflow may be begun that may not now.
     paced: Option<Instant>,
     /// Something was asked of the kernel.

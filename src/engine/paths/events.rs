@@ -126,7 +126,10 @@ impl Paths {
 
 /// Gives room for more than so many back, unless they are there.
 fn shrink<T>(queue: &mut VecDeque<T>, most: usize) {
-    if queue.capacity() > most && queue.len() < most / 2 {
+    if queue.capacity() > most && queue.is_empty() {
+        // What were left of it would lie behind other memory that is to go back.
+        *queue = VecDeque::new();
+    } else if queue.capacity() > most && queue.len() < most / 2 {
         queue.shrink_to(most / 2);
     }
 }

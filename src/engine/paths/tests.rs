@@ -1105,8 +1105,8 @@ fn where_sockets_cannot_be_reset_a_join_is_called_off_by_command() {
 fn of_many_dead_subflows_so_many_are_looked_up_at_a_time_as_there_is_room_for_answers() {
     let mut bench = Bench::new(&["10.0.0.1"]);
     let flow = crate::connections::Connection::new(&client("10.0.0.1:40000", "192.0.2.1:80"), bench.now).subflows[0];
-    bench.paths.to_find = vec![(TOKEN, flow.socket(Some(IfIndex(4)))); 600].into();
-    assert_eq!(bench.paths.to_find[0].1.if_index, Some(IfIndex(4)), "it may be bound to its interface");
+    bench.paths.to_find = vec![(TOKEN, flow.name(Some(IfIndex(4)))); 600].into();
+    assert_eq!(SocketId::from(bench.paths.to_find[0].1).if_index, Some(IfIndex(4)), "it may be bound to its interface");
     let mut asked = 0;
     while bench.paths.has_work() && asked < 1000 {
         bench.paths.find_dead(&mut bench.outbox, bench.now);

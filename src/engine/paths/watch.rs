@@ -9,7 +9,7 @@ use super::converge::ends_of;
 use super::managed::Asked;
 use super::{Host, MOST_SENT, Paths};
 use crate::command::{PathCommand, Request, SocketRequest, SubflowEnds};
-use crate::connections::Subflow;
+use crate::connections::{SocketName, Subflow};
 use crate::diag::{Role, Socket, SocketId, TcpState};
 use crate::engine::outbox::Outbox;
 use crate::engine::{Failure, Note, Ticket};
@@ -123,7 +123,7 @@ impl Paths {
             self.liveness.begin(token, flows.len());
             for flow in flows {
                 let asked = Asked::Look(flow.local.told(), flow.remote.told());
-                let socket = socket_of(&self.places, &flow);
+                let socket = name_of(&self.places, &flow).into();
                 self.ask(SocketRequest::Subflow(socket), token, asked, outbox, now);
             }
         }
@@ -219,14 +219,16 @@ impl Paths {
     pub(super) fn find_again(&mut self, token: Token, local: SocketAddr, remote: SocketAddr) {
         let Some(managed) = self.live.get_mut(token) else { return };
         let Some(flow) = managed.connection.subflows.iter().find(|flow| flow.is(local, remote)) else { return };
-        self.to_find.push_back((token, socket_of(&self.places, flow)));
+        self.to_find.push_back((token, name_of(&self.places, flow)));
     }
 
     /// Looks up the sockets of what is dead.
     pub(super) fn find_dead(&mut self, outbox: &mut Outbox, now: Instant) {
-        // There must be room for the answers.
-        let most = MOST_SENT.saturating_sub(outbox.queue.len()).min(self.to_find.len());
-        for (token, socket) in self.to_find.drain(..most).collect::<Vec<_>>() {
+        // There must be room for the answers, and what was found is closed first.
+        let waiting = outbox.queue.len() + self.dead.len();
+        for _ in waiting..MOST_SENT {
+            let Some((token, name)) = self.to_find.pop_front() else { break };
+            let socket = SocketId::from(name);
             let asked = Asked::Find(socket.local, socket.remote);
             self.ask(SocketRequest::Subflow(socket), token, asked, outbox, now);
         }
@@ -297,15 +299,15 @@ impl Paths {
 }
 
 /// What names the socket of a subflow on a host with these addresses on these interfaces.
-pub(super) fn socket_of(places: &[(IpAddr, IfIndex)], flow: &Subflow) -> SocketId {
+pub(super) fn name_of(places: &[(IpAddr, IfIndex)], flow: &Subflow) -> SocketName {
     let place = places.iter().find(|(address, _)| *address == flow.local_address());
-    flow.socket(place.map(|(_, if_index)| *if_index))
+    flow.name(place.map(|(_, if_index)| *if_index))
 }
 
-/// What many that went at the same time needed room for is given back.
+/// It is empty most of the time.
 fn give_back<T>(queue: &mut VecDeque<T>) {
     if queue.is_empty() {
-        queue.shrink_to(MOST_SENT);
+        *queue = VecDeque::new();
     }
 }
 
