@@ -230,7 +230,9 @@ impl Paths {
     fn begin_listing(&mut self) {
         self.adoption.stage = Stage::Listing(List::FIRST, None);
         self.adoption.found = (0, 0);
-        self.adoption.listed = Listed::default();
+        // A connection that an earlier run knew may be left out of the list and have subflows all the same.
+        let known = !self.adoption.saved.is_empty();
+        self.adoption.listed = Listed { v4: known, v6: known };
         self.adoption.missing.clear();
         self.adoption.strays.clear();
         for (_, managed) in self.live.iter_mut() {
@@ -363,7 +365,9 @@ impl Paths {
             let flows = managed.connection.subflows.iter().filter(|flow| !flow.listed);
             missing.extend(flows.map(|flow| (token, Some((flow.local.told(), flow.remote.told())))));
         }
-        let mut unasked: Vec<Token> = self.adoption.strays.iter().map(|(_, info)| info.token).collect();
+        // What an earlier run knew may be there without any subflow.
+        let saved = self.adoption.saved.iter().map(|(token, _)| token);
+        let mut unasked: Vec<Token> = self.adoption.strays.iter().map(|(_, info)| info.token).chain(saved).collect();
         unasked.sort_unstable();
         unasked.dedup();
         self.adoption.unasked = unasked;

@@ -1316,6 +1316,42 @@ fn a_connection_that_the_list_left_out_is_asked_for_where_a_subflow_of_it_was_li
 }
 
 #[test]
+fn a_connection_of_an_earlier_run_that_the_list_left_out_is_asked_for() {
+    for there in [true, false] {
+        let mut bench = Bench::new(&["10.0.0.1"]);
+        let (local, remote) = (end("10.0.0.1:40000"), end("192.0.2.1:80"));
+        let (deny_join_id0, initial_withdrawn, remotes) = (true, false, Vec::new());
+        let saved = SavedConnection { token: TOKEN, local, remote, deny_join_id0, initial_withdrawn, remotes };
+        bench.paths.adopt([(TOKEN, saved)].into_iter().collect(), bench.now);
+        let (policy, now, mut asked) = (bench.policy, bench.now, Vec::new());
+        while !bench.paths.awaits_drain() {
+            bench.paths.advance_adoption(&mut bench.outbox, now);
+            let Some(Output::Send(ticket, Request::Sockets(request))) = bench.outbox.next() else { break };
+            asked.push(request.to_string());
+            if request == SocketRequest::Connection(TOKEN) && there {
+                let info = diag::ConnectionInfo {
+                    token: TOKEN,
+                    fallback: false,
+                    write_sequence: 0,
+                    unacknowledged: 0,
+                    receive_next: 0,
+                };
+                let found = diag::Socket { role: Role::Connection(info), ..socket(local, remote) };
+                bench.paths.collect_socket(ticket, &found, &policy.liveness, &mut bench.outbox, now);
+            }
+            bench.paths.end(ticket, Ok(()), &policy, (&mut bench.outbox, now));
+        }
+        bench.paths.events_drained(&mut bench.outbox, now);
+        assert!(bench.paths.is_current() && asked.len() == 5, "all lists, and one question: {asked:?}");
+        assert_eq!(bench.paths.live.len(), usize::from(there));
+        if there {
+            let connection = &bench.managed().connection;
+            assert!(!connection.server_side && connection.deny_join_id0, "as the earlier run knew it");
+        }
+    }
+}
+
+#[test]
 fn a_connection_that_lingers_after_its_application_closed_it_is_forgotten() {
     let mut bench = Bench::client(&["10.0.0.1"]);
     bench.turn();
