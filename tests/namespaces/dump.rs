@@ -67,35 +67,6 @@ fn gather(daemon: &mut Daemon, net: &Net, count: usize) -> Crowd {
     crowd
 }
 
-#[test]
-fn the_state_goes_to_a_file_that_tells_every_connection_and_its_subflows() {
-    sandboxed(|| {
-        let net = two_paths();
-        let mut daemon = installed(&net.client).start(&["--path-manager=fullmesh"]);
-        let mut crowd = gather(&mut daemon, &net, 20);
-        let file = state_file(&net);
-        let lines = dump(&mut daemon, &file);
-        assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o7777, 0o600);
-        assert_eq!((&lines[0]["format"], &lines[0]["path_manager"]), (&1.into(), &"fullmesh".into()));
-        assert_eq!(lines[0]["pid"], daemon.pid());
-        let connections = of_kind(&lines, "connection");
-        assert_eq!(connections.len(), 20);
-        for connection in connections {
-            let flows = of_kind(&lines, "subflow").into_iter().filter(|flow| flow["token"] == connection["token"]);
-            let origins: Vec<_> = flows.map(|flow| flow["origin"].as_str().expect("a text")).collect();
-            assert_eq!((connection["side"].as_str(), &origins[..]), (Some("client"), &["initial", "local"][..]));
-        }
-        assert!(lines.last().expect("lines")["connections_left_out"] == 0);
-        crowd.leave();
-        daemon.eventually("no connection", || net.client.paths_of_each().is_empty());
-        net.client.ip("link set c1 down");
-        wait_until_gone(&mut daemon, &file);
-        let lines = dump(&mut daemon, &file);
-        let down = of_kind(&lines, "address").into_iter().find(|line| line["address"] == "10.0.1.1").expect("told");
-        assert_eq!((&down["used"], &down["why_not"]), (&false.into(), &"its interface is down".into()));
-    });
-}
-
 /// Has it written until no connection is told any more.
 fn wait_until_gone(daemon: &mut Daemon, file: &Path) {
     for _ in 0..100 {
@@ -152,21 +123,6 @@ fn without_a_runtime_directory_the_state_goes_to_the_log() {
     });
 }
 
-#[test]
-fn with_many_connections_the_log_is_told_some_and_how_many_are_left_out() {
-    const CONNECTIONS: usize = 300;
-    sandboxed(|| {
-        let net = two_paths();
-        let here = installed(&net.client).with_variable("RUNTIME_DIRECTORY", "");
-        let mut daemon = here.start(&["--path-manager=fullmesh"]);
-        let _crowd = gather(&mut daemon, &net, CONNECTIONS);
-        let lines = dump_to_log(&mut daemon);
-        assert!((150..=210).contains(&lines.len()), "{}", lines.len());
-        let told = of_kind(&lines, "connection").len();
-        assert_eq!(lines.last().expect("lines")["connections_left_out"], CONNECTIONS - told);
-    });
-}
-
 /// How often the state was written; never in vain.
 fn written(daemon: &mut Daemon) -> usize {
     let remarks = daemon.remarks();
@@ -174,24 +130,73 @@ fn written(daemon: &mut Daemon) -> usize {
     remarks.len()
 }
 
-#[test]
-fn signals_in_a_row_leave_one_whole_file_and_events_are_heard_meanwhile() {
-    sandboxed(|| {
-        let net = two_paths();
-        let mut daemon = installed(&net.client).start(&["--path-manager=fullmesh"]);
-        let mut crowd = gather(&mut daemon, &net, 300);
-        while written(&mut daemon) < 4 {
-            (0..20).for_each(|_| daemon.signal(Signal::USR1));
-            assert!(daemon.listen(PATIENCE), "the daemon ended");
-        }
-        crowd.grow(5);
-        daemon.eventually("two paths for each connection", || {
-            let each = net.client.paths_of_each();
-            each.len() == 305 && each.values().all(|paths| paths.len() == 2)
+/// What a build without path managers for connections has no part in.
+mod of_connections {
+    use super::*;
+
+    #[test]
+    fn signals_in_a_row_leave_one_whole_file_and_events_are_heard_meanwhile() {
+        sandboxed(|| {
+            let net = two_paths();
+            let mut daemon = installed(&net.client).start(&["--path-manager=fullmesh"]);
+            let mut crowd = gather(&mut daemon, &net, 300);
+            while written(&mut daemon) < 4 {
+                (0..20).for_each(|_| daemon.signal(Signal::USR1));
+                assert!(daemon.listen(PATIENCE), "the daemon ended");
+            }
+            crowd.grow(5);
+            daemon.eventually("two paths for each connection", || {
+                let each = net.client.paths_of_each();
+                each.len() == 305 && each.values().all(|paths| paths.len() == 2)
+            });
+            let lines = dump(&mut daemon, &state_file(&net));
+            assert!(lines.len() > 900, "{}", lines.len());
+            daemon.stop();
+            assert!(!fs::exists(state_file(&net).with_extension("json.new")).expect("a directory"));
         });
-        let lines = dump(&mut daemon, &state_file(&net));
-        assert!(lines.len() > 900, "{}", lines.len());
-        daemon.stop();
-        assert!(!fs::exists(state_file(&net).with_extension("json.new")).expect("a directory"));
-    });
+    }
+
+    #[test]
+    fn the_state_goes_to_a_file_that_tells_every_connection_and_its_subflows() {
+        sandboxed(|| {
+            let net = two_paths();
+            let mut daemon = installed(&net.client).start(&["--path-manager=fullmesh"]);
+            let mut crowd = gather(&mut daemon, &net, 20);
+            let file = state_file(&net);
+            let lines = dump(&mut daemon, &file);
+            assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o7777, 0o600);
+            assert_eq!((&lines[0]["format"], &lines[0]["path_manager"]), (&1.into(), &"fullmesh".into()));
+            assert_eq!(lines[0]["pid"], daemon.pid());
+            let connections = of_kind(&lines, "connection");
+            assert_eq!(connections.len(), 20);
+            for connection in connections {
+                let flows = of_kind(&lines, "subflow").into_iter().filter(|flow| flow["token"] == connection["token"]);
+                let origins: Vec<_> = flows.map(|flow| flow["origin"].as_str().expect("a text")).collect();
+                assert_eq!((connection["side"].as_str(), &origins[..]), (Some("client"), &["initial", "local"][..]));
+            }
+            assert!(lines.last().expect("lines")["connections_left_out"] == 0);
+            crowd.leave();
+            daemon.eventually("no connection", || net.client.paths_of_each().is_empty());
+            net.client.ip("link set c1 down");
+            wait_until_gone(&mut daemon, &file);
+            let lines = dump(&mut daemon, &file);
+            let down = of_kind(&lines, "address").into_iter().find(|line| line["address"] == "10.0.1.1").expect("told");
+            assert_eq!((&down["used"], &down["why_not"]), (&false.into(), &"its interface is down".into()));
+        });
+    }
+
+    #[test]
+    fn with_many_connections_the_log_is_told_some_and_how_many_are_left_out() {
+        const CONNECTIONS: usize = 300;
+        sandboxed(|| {
+            let net = two_paths();
+            let here = installed(&net.client).with_variable("RUNTIME_DIRECTORY", "");
+            let mut daemon = here.start(&["--path-manager=fullmesh"]);
+            let _crowd = gather(&mut daemon, &net, CONNECTIONS);
+            let lines = dump_to_log(&mut daemon);
+            assert!((150..=210).contains(&lines.len()), "{}", lines.len());
+            let told = of_kind(&lines, "connection").len();
+            assert_eq!(lines.last().expect("lines")["connections_left_out"], CONNECTIONS - told);
+        });
+    }
 }
