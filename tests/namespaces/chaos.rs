@@ -98,6 +98,7 @@ impl Chaos {
             }
             self.reign.listen();
             self.forget_doubtful();
+            self.check_talks();
             thread::sleep(self.random.time(0..120));
         }
         self.end();
@@ -116,6 +117,15 @@ impl Chaos {
             let later = self.guests.split_off(GUESTS);
             self.guests.extend(later.into_iter().filter(|guest| written.contains(&guest.token)));
         }
+    }
+
+    /// Tells of a connection that cannot talk any more when that is so, and why.
+    fn check_talks(&mut self) {
+        let Some(place) = self.guests.iter().position(|guest| !guest.talks()) else { return };
+        let guest = self.guests.swap_remove(place);
+        let (token, to, each) = (guest.token, guest.to, flows(&self.net));
+        let why = guest.hush().err();
+        panic!("connection {token:#x} to {to}, place {place}: {why:?}; it has {:#?}", each.get(&token));
     }
 
     fn step(&mut self, may_kill: bool) {
