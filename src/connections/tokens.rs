@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::types::Token;
 
 /// Tokens that were closed lately: what the kernel still says of them is not news.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Closed {
     tokens: VecDeque<(Token, Instant)>,
 }
@@ -15,14 +15,6 @@ pub(crate) struct Closed {
 /// Late events come within milliseconds; tokens may be reused after that.
 const CLOSED_TIME: Duration = Duration::from_secs(2);
 const MOST_CLOSED: usize = 256;
-
-impl Default for Closed {
-    fn default() -> Self {
-        // Room that stays is taken at the start: behind what many connections need, it would keep that from
-        // going back to the system.
-        Self { tokens: VecDeque::with_capacity(MOST_CLOSED) }
-    }
-}
 
 impl Closed {
     pub(crate) fn bury(&mut self, token: Token, now: Instant) {

@@ -17,18 +17,8 @@ const NETLINK_SOCK_DIAG: isize = 4;
 const QUEUE: usize = 1 << 20;
 
 /// What was asked and is not answered yet: the answers do not say what they are about.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Asked(Vec<(Ticket, SocketRequest)>);
-
-/// So many wait for answers at once, or not many more.
-pub(super) const ROOM: usize = 128;
-
-impl Default for Asked {
-    fn default() -> Self {
-        // Taken at the start, see `connections::Closed`.
-        Self(Vec::with_capacity(ROOM))
-    }
-}
 
 impl Asked {
     pub(super) fn push(&mut self, ticket: Ticket, request: SocketRequest) {

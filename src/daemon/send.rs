@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use slog::{debug, info};
 
-use super::ask::ROOM;
 use super::mend::{self, Which};
 use super::{Daemon, Sent};
 use crate::command::{PmCommand, Request, SocketRequest};
@@ -20,17 +19,10 @@ use crate::wire::{Refusal, diag, mptcp, route};
 const FULL: usize = 16 << 10;
 
 /// Requests that are encoded and not sent yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Batch {
     to: Option<Channel>,
     requests: Vec<(Ticket, Option<SocketRequest>)>,
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        // Taken at the start, see `connections::Closed`.
-        Self { to: None, requests: Vec::with_capacity(ROOM) }
-    }
 }
 
 /// Which socket a request is for.

@@ -133,7 +133,7 @@ impl Paths {
         Self {
             live: Table::default(),
             closed: Closed::default(),
-            dirty: VecDeque::with_capacity(4 * MOST_SENT),
+            dirty: VecDeque::new(),
             crowded: VecDeque::new(),
             sweep: VecDeque::new(),
             unrouted: BTreeSet::new(),
@@ -141,8 +141,7 @@ impl Paths {
             usable: Vec::new(),
             timers: BinaryHeap::new(),
             most_timers: 64,
-            // Taken at the start, see `connections::Closed`.
-            asked: VecDeque::with_capacity(2 * MOST_SENT),
+            asked: VecDeque::new(),
             ways: Ways::default(),
             ids: Ids::default(),
             work: Work::default(),
@@ -338,12 +337,7 @@ impl Paths {
         let counts = |time: Instant, token| live.get(token).is_some_and(|managed| managed.wake == Some(time));
         self.timers.retain(|Reverse((time, token))| counts(*time, *token));
         self.most_timers = 2 * self.timers.len() + 64;
-        if self.timers.capacity() > 2 * self.most_timers {
-            // Elsewhere: what shrinks stays in its place, and memory before it that is free does not go back.
-            let mut fewer = BinaryHeap::with_capacity(self.most_timers);
-            fewer.extend(self.timers.drain());
-            self.timers = fewer;
-        }
+        self.timers.shrink_to(self.most_timers);
     }
 
     /// Every connection is to be looked at; those that still wait for an earlier sweep come first, then the
@@ -479,4 +473,11 @@ impl Paths {
 fn stays_here(local: SocketAddr, remote: SocketAddr) -> bool {
     let (local, remote) = (local.ip().to_canonical(), remote.ip().to_canonical());
     local.is_loopback() || remote.is_loopback() || local == remote
+}
+
+/// A queue that has run empty gives back room for more than so many.
+fn give_back<T>(queue: &mut VecDeque<T>, most: usize) {
+    if queue.is_empty() && queue.capacity() > most {
+        *queue = VecDeque::new();
+    }
 }

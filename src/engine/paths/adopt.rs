@@ -96,7 +96,7 @@ pub(super) struct Adoption {
     missing: Vec<(Token, Option<(SocketAddr, SocketAddr)>)>,
     /// Subflows of connections that were not listed, each to be asked for.
     strays: Vec<(Socket, SubflowInfo)>,
-    /// Their connections.
+    /// Their connections, and those of an earlier run that were not listed.
     unasked: Vec<Token>,
     /// Found in this reading and not known before.
     found: (usize, usize),

@@ -208,9 +208,6 @@ impl Managed {
         let pointless =
             |attempt: &Attempt| attempt.state == State::NoRoute && !self.connection.leads_to(attempt.remote);
         keep(&mut self.attempts, |attempt| !attempt.is_stale(wanted(attempt), host.now) && !pointless(attempt));
-        if self.attempts.is_empty() {
-            self.attempts = Vec::new();
-        }
     }
 }
 

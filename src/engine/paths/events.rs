@@ -1,10 +1,9 @@
 //! What the kernel's events say of connections is applied to what is known of them.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::Paths;
 use super::managed::Managed;
+use super::{Paths, give_back};
 use crate::event::{self, MptcpEvent};
 use crate::rules::PathPolicy;
 use crate::types::Token;
@@ -111,9 +110,9 @@ impl Paths {
         self.tidy_timers();
         let most = 4 * self.live.len() + 256;
         for queue in [&mut self.dirty, &mut self.crowded, &mut self.sweep] {
-            shrink(queue, most);
+            give_back(queue, most);
         }
-        shrink(&mut self.asked, most);
+        give_back(&mut self.asked, most);
     }
 
     /// The connection is about to be gone, and with it what it needed listeners for.
@@ -121,15 +120,5 @@ impl Paths {
         if self.live.get_mut(token).is_some_and(|managed| managed.listens) {
             self.unannounced.push(token);
         }
-    }
-}
-
-/// Gives room for more than so many back, unless they are there.
-fn shrink<T>(queue: &mut VecDeque<T>, most: usize) {
-    if queue.capacity() > most && queue.is_empty() {
-        // What were left of it would lie behind other memory that is to go back.
-        *queue = VecDeque::new();
-    } else if queue.capacity() > most && queue.len() < most / 2 {
-        queue.shrink_to(most / 2);
     }
 }

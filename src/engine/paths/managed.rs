@@ -103,7 +103,7 @@ pub(super) enum Asked {
     Check,
     /// Whether a connection is there that was not listed.
     Existence,
-    /// The same of one of which a subflow was listed.
+    /// The same of one that is not known yet: a subflow of it was listed, or an earlier run knew it.
     Stray,
     /// The same of a subflow.
     Present(SocketAddr, SocketAddr),

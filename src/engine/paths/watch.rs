@@ -1,13 +1,12 @@
 //! Looks at the sockets of subflows: whether those in use still carry data, whether connections that were
 //! idle are in use again, and whether they are still there at all; and resets what is dead.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::converge::ends_of;
 use super::managed::Asked;
-use super::{Host, MOST_SENT, Paths};
+use super::{Host, MOST_SENT, Paths, give_back};
 use crate::command::{PathCommand, Request, SocketRequest, SubflowEnds};
 use crate::connections::{SocketName, Subflow};
 use crate::diag::{Role, Socket, SocketId, TcpState};
@@ -232,7 +231,7 @@ impl Paths {
             let asked = Asked::Find(socket.local, socket.remote);
             self.ask(SocketRequest::Subflow(socket), token, asked, outbox, now);
         }
-        give_back(&mut self.to_find);
+        give_back(&mut self.to_find, MOST_SENT);
     }
 
     /// Closes what is dead by its socket, or else by a command.
@@ -261,7 +260,7 @@ impl Paths {
             self.touch(token);
             self.ask(request, token, asked, outbox, host.now);
         }
-        give_back(&mut self.dead);
+        give_back(&mut self.dead, MOST_SENT);
     }
 
     /// What is silent for one connection may be so for others that are not watched, as there are too many: they
@@ -302,13 +301,6 @@ impl Paths {
 pub(super) fn name_of(places: &[(IpAddr, IfIndex)], flow: &Subflow) -> SocketName {
     let place = places.iter().find(|(address, _)| *address == flow.local_address());
     flow.name(place.map(|(_, if_index)| *if_index))
-}
-
-/// It is empty most of the time.
-fn give_back<T>(queue: &mut VecDeque<T>) {
-    if queue.is_empty() {
-        *queue = VecDeque::new();
-    }
 }
 
 fn low_half(number: u64) -> u32 {
