@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     pub(crate) own: SmallVec<[OwnAddress; 1]>,
     /// Ids that the peer was told to forget.
     left: Left,
+    /// It is to be told so of the initial address, once no join from there is on its way.
+    owes_initial: bool,
 }
 
 /// The latest of some ids, the very latest last; without a heap, as there may be tens of thousands of these.
@@ -168,6 +170,14 @@ pub(crate) struct OwnAddress {
     pub(crate) unlisted: bool,
     /// It may not be, and the kernel cannot be asked.
     pub(crate) doubtful: bool,
+    /// The peer is to be told to forget the id, once no join with it is on its way.
+    pub(crate) owed: bool,
+}
+
+impl OwnAddress {
+    pub(crate) fn new(address: IpAddr, port: u16, id: AddressId) -> Self {
+        Self { address, port, id, announced: false, unlisted: false, doubtful: false, owed: false }
+    }
 }
 
 /// As many announced addresses of a peer are remembered for one connection.
@@ -216,6 +226,7 @@ impl Connection {
             remotes: Vec::new(),
             own: SmallVec::new(),
             left: Left::NONE,
+            owes_initial: false,
         }
     }
 
@@ -340,7 +351,7 @@ impl Connection {
             return;
         }
         if !self.own.iter().any(|own| own.address == address && own.id == id) {
-            self.remember_id(OwnAddress { address, port: 0, id, announced: false, unlisted: false, doubtful: false });
+            self.remember_id(OwnAddress::new(address, 0, id));
         }
     }
 
@@ -355,7 +366,7 @@ impl Connection {
             return;
         }
         self.own.retain(|own| own.id != id && (own.address, own.port) != (address, port));
-        self.remember_id(OwnAddress { address, port, id, announced: false, unlisted: false, doubtful: false });
+        self.remember_id(OwnAddress::new(address, port, id));
     }
 
     pub(crate) fn remember_id(&mut self, own: OwnAddress) {
@@ -414,7 +425,20 @@ impl Connection {
     /// what has that id. So its address gets another if it comes back.
     pub(crate) fn leave_id(&mut self, id: AddressId) {
         self.own.retain(|own| own.id != id);
+        self.owes_initial &= id != AddressId(0);
         self.left.push(id);
+    }
+
+    /// The peer is to be told to forget that id, and may not be yet.
+    pub(crate) fn owe(&mut self, id: AddressId) {
+        self.owes_initial |= id == AddressId(0);
+        self.own.iter_mut().filter(|own| own.id == id).for_each(|own| own.owed = true);
+    }
+
+    /// The ids that the peer is still to be told to forget.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = AddressId> {
+        let others = self.own.iter().filter(|own| own.owed).map(|own| own.id);
+        others.chain(self.owes_initial.then_some(AddressId(0)))
     }
 
     /// The id that the address has; 0 is that of the initial one.
@@ -562,14 +586,7 @@ mod tests {
     fn ids_are_learnt_from_subflows_and_the_kernel_is_right() {
         let mut known = connection("10.0.0.1:40000", "192.0.2.1:80");
         let [b, c] = ["10.0.1.1", "10.0.2.1"].map(|text| text.parse::<IpAddr>().unwrap());
-        known.remember_id(OwnAddress {
-            address: b,
-            port: 0,
-            id: AddressId(1),
-            announced: true,
-            unlisted: false,
-            doubtful: false,
-        });
+        known.remember_id(OwnAddress { announced: true, ..OwnAddress::new(b, 0, AddressId(1)) });
         let joined = subflow("10.0.2.1:40000", "192.0.2.1:80", 1);
         assert!(
             known.add_subflow(&joined, Origin::Peer, Some(false), Instant::now()),
@@ -579,14 +596,7 @@ mod tests {
         known.not_announced(b, AddressId(1));
         assert!(!known.add_subflow(&joined, Origin::Peer, Some(false), Instant::now()));
         assert_eq!((known.id_of(b, 0), known.id_of(c, 0)), (None, Some(AddressId(1))));
-        known.remember_id(OwnAddress {
-            address: b,
-            port: 0,
-            id: AddressId(2),
-            announced: true,
-            unlisted: false,
-            doubtful: false,
-        });
+        known.remember_id(OwnAddress { announced: true, ..OwnAddress::new(b, 0, AddressId(2)) });
         known.learn_id(b, AddressId(5));
         assert_eq!(known.id_of(b, 0), Some(AddressId(5)));
         assert_eq!(known.id_of(known.initial_address(), 0), Some(AddressId(0)));
@@ -603,14 +613,7 @@ mod tests {
         known.add_subflow(&subflow("10.0.1.1:40000", "192.0.2.1:80", 200), Origin::Local, Some(false), Instant::now());
         for id in 1..=150 {
             let address = IpAddr::from([10, 9, 9, id]);
-            known.remember_id(OwnAddress {
-                address,
-                port: 0,
-                id: AddressId(id),
-                announced: id == 1,
-                unlisted: false,
-                doubtful: false,
-            });
+            known.remember_id(OwnAddress { announced: id == 1, ..OwnAddress::new(address, 0, AddressId(id)) });
         }
         assert!(known.own.len() <= MOST_OWN + 1, "{}", known.own.len());
         assert!(known.is_taken(AddressId(200)) && known.is_taken(AddressId(1)));

@@ -94,6 +94,7 @@ impl Paths {
         };
         task.notice_dead_links();
         task.close_dead();
+        task.make_up();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.managed.forget_stale_attempts(&work.want.subflows, host);
@@ -433,7 +434,7 @@ impl Task<'_, '_> {
         if port == 0 {
             self.ids.remember(address, id);
         }
-        connection.remember_id(OwnAddress { address, port, id, announced: false, unlisted: false, doubtful: false });
+        connection.remember_id(OwnAddress::new(address, port, id));
         Some(id)
     }
 }

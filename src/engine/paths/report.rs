@@ -240,14 +240,7 @@ mod tests {
         let connection = &mut paths.live.get_mut(TOKEN).unwrap().connection;
         connection.announced(AddressId(5), end("192.0.2.5:8080"));
         let address = end("10.0.2.1:0").ip();
-        connection.remember_id(OwnAddress {
-            address,
-            port: 0,
-            id: AddressId(4),
-            announced: true,
-            unlisted: false,
-            doubtful: false,
-        });
+        connection.remember_id(OwnAddress { announced: true, ..OwnAddress::new(address, 0, AddressId(4)) });
         let lines = reported(&paths, now);
         let peers = json!({ "kind": "peer_address", "token": "0x0000002a", "id": 5, "address": "192.0.2.5:8080" });
         assert_eq!(lines[3], peers);
