@@ -38,8 +38,6 @@ pub(crate) struct Connection {
     pub(crate) own: SmallVec<[OwnAddress; 1]>,
     /// Ids that the peer was told to forget.
     left: Left,
-    /// It is to be told so of the initial address, once no join from there is on its way.
-    owes_initial: bool,
 }
 
 /// The latest of some ids, the very latest last; without a heap, as there may be tens of thousands of these.
@@ -170,13 +168,11 @@ pub(crate) struct OwnAddress {
     pub(crate) unlisted: bool,
     /// It may not be, and the kernel cannot be asked.
     pub(crate) doubtful: bool,
-    /// The peer is to be told to forget the id, once no join with it is on its way.
-    pub(crate) owed: bool,
 }
 
 impl OwnAddress {
     pub(crate) fn new(address: IpAddr, port: u16, id: AddressId) -> Self {
-        Self { address, port, id, announced: false, unlisted: false, doubtful: false, owed: false }
+        Self { address, port, id, announced: false, unlisted: false, doubtful: false }
     }
 }
 
@@ -226,7 +222,6 @@ impl Connection {
             remotes: Vec::new(),
             own: SmallVec::new(),
             left: Left::NONE,
-            owes_initial: false,
         }
     }
 
@@ -425,20 +420,7 @@ impl Connection {
     /// what has that id. So its address gets another if it comes back.
     pub(crate) fn leave_id(&mut self, id: AddressId) {
         self.own.retain(|own| own.id != id);
-        self.owes_initial &= id != AddressId(0);
         self.left.push(id);
-    }
-
-    /// The peer is to be told to forget that id, and may not be yet.
-    pub(crate) fn owe(&mut self, id: AddressId) {
-        self.owes_initial |= id == AddressId(0);
-        self.own.iter_mut().filter(|own| own.id == id).for_each(|own| own.owed = true);
-    }
-
-    /// The ids that the peer is still to be told to forget.
-    pub(crate) fn owed(&self) -> impl Iterator<Item = AddressId> {
-        let others = self.own.iter().filter(|own| own.owed).map(|own| own.id);
-        others.chain(self.owes_initial.then_some(AddressId(0)))
     }
 
     /// The id that the address has; 0 is that of the initial one.

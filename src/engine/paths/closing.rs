@@ -112,14 +112,23 @@ impl Task<'_, '_> {
     /// Tells the peer which addresses have no subflow any more, then closes the subflows: in that
     /// order, as closing makes the kernel forget the id.
     pub(super) fn close(&mut self, flows: &[Subflow]) {
+        let connection = &self.managed.connection;
         let mut gone: Vec<AddressId> = flows.iter().map(|flow| flow.local_id).collect();
         gone.sort_unstable();
         gone.dedup();
-        gone.retain(|id| !self.is_used(*id));
-        for id in gone.iter().filter(|id| self.is_joining(**id)).copied().collect::<Vec<_>>() {
-            self.managed.connection.owe(id);
-        }
-        gone.retain(|id| !self.is_joining(*id));
+        let usable = |attempt: &Attempt| {
+            let mut usable = self.host.view.usable().filter(|local| local.address == attempt.local);
+            usable.any(|local| local.if_index == attempt.if_index)
+        };
+        gone.retain(|id| {
+            let used = connection.subflows.iter().any(|flow| !flow.closing && flow.local_id == *id);
+            // The peer would drop a join that is on its way, too. What it is not told to forget it keeps, until it
+            // takes no more, and it cannot be told later: the kernel withdraws no address without a subflow.
+            // So a join that cannot arrive does not count.
+            let joins = |attempt: &Attempt| connection.id_of(attempt.local, 0) == Some(*id) && usable(attempt);
+            let joining = self.managed.attempts.iter().any(|attempt| attempt.is_flying() && joins(attempt));
+            !used && !joining && !connection.own.iter().any(|own| own.announced && own.id == *id)
+        });
         gone.iter().for_each(|id| self.leave(*id));
         for flow in flows {
             let ends = ends_of(self.token, flow);
@@ -133,34 +142,6 @@ impl Task<'_, '_> {
                 self.send(PathCommand::DestroySubflow(ends), Asked::Destroy(ends.local, ends.remote));
             }
         }
-    }
-
-    /// Has the peer forget what it was not told of at the time: until then it may hold subflows that are gone
-    /// here, and take no more.
-    pub(super) fn make_up(&mut self) {
-        // There must be something on which it can be told.
-        if !self.managed.connection.subflows.iter().any(|flow| flow.is_sound()) {
-            return;
-        }
-        let owed: Vec<_> =
-            self.managed.connection.owed().filter(|id| !self.is_used(*id) && !self.is_joining(*id)).collect();
-        for id in owed {
-            self.leave(id);
-            self.managed.room_was_made(self.host.now);
-        }
-    }
-
-    /// Whether subflows have that id, or the address is announced with it.
-    fn is_used(&self, id: AddressId) -> bool {
-        let connection = &self.managed.connection;
-        connection.subflows.iter().any(|flow| !flow.closing && flow.local_id == id)
-            || connection.own.iter().any(|own| own.announced && own.id == id)
-    }
-
-    /// Whether a join with that id is on its way: told to forget the id, the peer would drop it.
-    fn is_joining(&self, id: AddressId) -> bool {
-        let joins = |attempt: &Attempt| self.managed.connection.id_of(attempt.local, 0) == Some(id);
-        self.managed.attempts.iter().any(|attempt| attempt.is_flying() && joins(attempt))
     }
 
     /// Tells the peer to forget an address.

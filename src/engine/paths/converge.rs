@@ -94,7 +94,6 @@ impl Paths {
         };
         task.notice_dead_links();
         task.close_dead();
-        task.make_up();
         task.ask_manager(work);
         task.announce(&work.want.announcements);
         task.managed.forget_stale_attempts(&work.want.subflows, host);

@@ -968,53 +968,36 @@ fn a_join_that_got_no_answer_after_its_link_came_back_has_one_more_beside_it() {
 }
 
 #[test]
-fn what_the_peer_could_not_be_told_beside_a_join_it_is_told_after_that() {
-    let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
-    bench.settle();
-    let close = |bench: &mut Bench| {
+fn a_join_on_its_way_keeps_from_withdrawing_its_address_only_while_it_can_arrive() {
+    for link_down in [true, false] {
+        let mut bench = Bench::client(&["10.0.0.1", "10.0.1.1"]);
+        bench.settle();
+        bench.link("10.0.1.1", false);
+        bench.turn();
         let flow = bench.managed().connection.subflows.iter().find(|flow| flow.closing).copied().unwrap();
         bench.apply(MptcpEvent::SubflowClosed(ended(&flow, Some(Errno::CONNABORTED))));
-    };
-    bench.link("10.0.1.1", false);
-    let withdrawn = |commands: Vec<PathCommand>| {
-        let ids = commands.into_iter().filter_map(|made| match made {
-            PathCommand::Remove(_, id) => Some(id),
-            _ => None,
-        });
-        ids.collect::<Vec<_>>()
-    };
-    let first = withdrawn(bench.turn());
-    assert_eq!(first.len(), 1);
-    close(&mut bench);
-    bench.turn();
-    bench.link("10.0.1.1", true);
-    let mut joins = Vec::new();
-    for _ in 0..20 {
-        joins.extend(bench.turn().into_iter().filter_map(|made| match made {
-            PathCommand::CreateSubflow(new) => Some(new),
-            _ => None,
-        }));
-        bench.later(Duration::from_millis(50));
+        bench.turn();
+        bench.link("10.0.1.1", true);
+        let mut joins = Vec::new();
+        for _ in 0..20 {
+            joins.extend(bench.turn().into_iter().filter_map(|made| match made {
+                PathCommand::CreateSubflow(new) => Some(new),
+                _ => None,
+            }));
+            bench.later(Duration::from_millis(50));
+        }
+        assert_eq!(joins.len(), 2, "no answer came to the first");
+        bench.apply(MptcpEvent::SubflowEstablished(told(&joins[1])));
+        bench.turn();
+        if link_down {
+            bench.link("10.0.1.1", false);
+        } else {
+            bench.is_silent("10.0.1.1", SECOND);
+        }
+        let withdrawn = bench.turn().contains(&PathCommand::Remove(TOKEN, joins[1].local_id));
+        assert!(bench.managed().connection.subflows.iter().any(|flow| flow.closing), "{link_down}");
+        assert_eq!(withdrawn, link_down);
     }
-    assert_eq!(joins.len(), 2, "the second as no answer came to the first");
-    let joined = told(&joins[1]);
-    bench.apply(MptcpEvent::SubflowEstablished(joined));
-    bench.turn();
-    bench.link("10.0.1.1", false);
-    assert_eq!(withdrawn(bench.turn()), [], "the peer would drop the first join");
-    close(&mut bench);
-    assert_eq!(withdrawn(bench.turn()), []);
-    let failed = Subflow { local: end("10.0.1.1:50001"), error: Some(Errno::CONNABORTED), ..joined };
-    bench.apply(MptcpEvent::SubflowClosed(failed));
-    assert_eq!(withdrawn(bench.turn()), [joined.local_id], "there is none any more");
-    assert_eq!(withdrawn(bench.turn()), [], "once");
-    bench.link("10.0.1.1", true);
-    bench.later(SECOND);
-    let anew = bench.turn().into_iter().find_map(|made| match made {
-        PathCommand::CreateSubflow(new) => Some(new.local_id),
-        _ => None,
-    });
-    assert!(anew.is_some_and(|id| id != joined.local_id), "{anew:?}");
 }
 
 #[test]
